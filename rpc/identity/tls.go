@@ -1,0 +1,85 @@
+package identity
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+)
+
+// HubTLS returns the server side of a hub's port: TLS 1.3, HTTP/2 and 1.1, client certificates asked for, verified
+// against the cluster's CA if given, and not required, since an edge that enrols has none yet. certificate is called at
+// every handshake.
+func HubTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Certificate) *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		NextProtos:     []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(), nil },
+		ClientAuth:     tls.VerifyClientCertIfGiven,
+		ClientCAs:      poolOf(ca),
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if len(cs.PeerCertificates) == 0 {
+				return nil
+			}
+			for _, u := range cs.PeerCertificates[0].URIs {
+				if u.Scheme == scheme && u.Host == clusterID {
+					return nil
+				}
+			}
+			return errors.New("the client's certificate is of another cluster")
+		},
+	}
+}
+
+// EdgeTLS returns the edge's side: it trusts only hubs of its cluster, whatever address it reached them at, and shows
+// the certificate that certificate returns, which is called at every handshake.
+func EdgeTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Certificate) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{"h2"},
+		RootCAs:    poolOf(ca),
+		ServerName: hubName(clusterID),
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return certificate(), nil
+		},
+	}
+}
+
+// EnrollTLS returns the side of an edge that has no certificate and knows the cluster only by its CA's pin. The server
+// must present a hub's certificate whose chain ends in the pinned CA.
+func EnrollTLS(pin Pin) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{"h2"},
+		// The pin takes the place of a root store and of the name: VerifyConnection below checks the whole chain
+		// against the one CA it allows.
+		InsecureSkipVerify: true,
+		VerifyConnection:   func(cs tls.ConnectionState) error { return verifyPinned(cs.PeerCertificates, pin) },
+	}
+}
+
+// ErrWrongCluster is what a handshake fails with when the server's CA is not the pinned one.
+var ErrWrongCluster = errors.New("the hub belongs to another cluster than the join token, or someone is in between")
+
+func verifyPinned(chain []*x509.Certificate, pin Pin) error {
+	if len(chain) == 0 {
+		return ErrWrongCluster
+	}
+	for _, ca := range chain[1:] {
+		if !ca.IsCA || PinOf(ca) != pin {
+			continue
+		}
+		_, err := chain[0].Verify(x509.VerifyOptions{Roots: poolOf(ca), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+		if err != nil {
+			return fmt.Errorf("verify the hub's certificate: %w", err)
+		}
+		return nil
+	}
+	return ErrWrongCluster
+}
+
+func poolOf(ca *x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(ca)
+	return pool
+}
