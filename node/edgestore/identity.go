@@ -1,0 +1,80 @@
+package edgestore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/protobuf/proto"
+
+	"gw/rpc/gwv1"
+)
+
+// Identity returns who this edge is: ErrNone before it enrolled, ErrCorrupt if the file isn't what SaveIdentity wrote.
+func (s *Store) Identity() (*gwv1.StoredIdentity, error) {
+	path := filepath.Join(s.dir, "identity.pb")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("identity: %w", ErrNone)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("identity: %w", err)
+	}
+	id := &gwv1.StoredIdentity{}
+	if err := proto.Unmarshal(data, id); err != nil || len(id.Certificate) == 0 || len(id.PrivateKey) == 0 {
+		return nil, fmt.Errorf("identity %s: %w", path, ErrCorrupt) // not err's text: it may quote the key
+	}
+	return id, nil
+}
+
+// SaveIdentity replaces who this edge is. It is on disk, and whole, when SaveIdentity returns nil; after an error the one
+// before is. Only the file's owner can read it: it holds the private key.
+func (s *Store) SaveIdentity(id *gwv1.StoredIdentity) error {
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(id)
+	if err != nil {
+		return fmt.Errorf("save identity: %w", err)
+	}
+	if err := replaceFile(filepath.Join(s.dir, "identity.pb"), data); err != nil {
+		return fmt.Errorf("save identity: %w", err)
+	}
+	return nil
+}
+
+// replaceFile writes a 0600 file beside path, syncs it and renames it over path.
+func replaceFile(path string, data []byte) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, filepath.Base(path)+".tmp-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes a rename in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

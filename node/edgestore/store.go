@@ -1,0 +1,251 @@
+// Package edgestore owns the edge's disk: its identity, the releases it can start from, and what it was told about tokens
+// and secrets.
+//
+// Everything but the identity can be fetched from a hub again, so a damaged config.db is set aside rather than repaired,
+// and a disk that fails is reported to the caller, who goes on serving from memory.
+package edgestore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"modernc.org/sqlite"
+
+	"gw/rpc/identity"
+)
+
+var (
+	// ErrNone means that nothing was saved yet.
+	ErrNone = errors.New("nothing saved")
+	// ErrCorrupt means that what was saved can't be trusted: its bytes don't have the digests they were saved under, or
+	// the file is damaged.
+	ErrCorrupt = errors.New("damaged on disk")
+	// ErrLocked means that another process uses the directory.
+	ErrLocked = errors.New("in use by another process")
+	// ErrClosed means that the store was closed.
+	ErrClosed = errors.New("store is closed")
+)
+
+// Store is an edge's data directory. Its methods may be called from any goroutine; those with a context block on the
+// disk. Errors of the disk are returned and leave the store usable.
+type Store struct {
+	dir      string
+	lock     *os.File
+	sealer   *identity.Sealer
+	now      func() time.Time
+	setAside string // "" or the path of the damaged file found at Open
+
+	mu sync.Mutex // serialises use of db, so that a damaged file can be replaced between two uses
+	db *sql.DB    // nil once closed
+
+	tokens tokenQueue
+}
+
+// Open takes the directory, making it (0700) and its files as needed. Nobody else can open it until Close. A config.db
+// that can't be read is renamed and an empty one takes its place; SetAside tells. The caller closes the store.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open edge store: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open edge store %s: %w", dir, err)
+	}
+	s := &Store{dir: dir, lock: lock, now: time.Now}
+	if err := s.open(); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("open edge store %s: %w", dir, err)
+	}
+	s.tokens.start(s)
+	return s, nil
+}
+
+func (s *Store) open() error {
+	key, err := identity.LoadOrCreateKey(filepath.Join(s.dir, "edge.key"))
+	if err != nil {
+		return err
+	}
+	if s.sealer, err = identity.NewSealer(key); err != nil {
+		return err
+	}
+	if s.db, err = openDB(s.path()); err == nil {
+		return nil
+	}
+	if !damaged(err) {
+		return err
+	}
+	if s.setAside, err = moveAside(s.path(), s.now()); err != nil {
+		return err
+	}
+	s.db, err = openDB(s.path())
+	return err
+}
+
+// SetAside returns where a damaged config.db was moved to, or "" if none was found. The edge then starts empty.
+func (s *Store) SetAside() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.setAside
+}
+
+// Close writes what is still queued and gives the directory free. It returns the first error of either.
+func (s *Store) Close() error {
+	flushed := s.tokens.stop(s)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db == nil {
+		return ErrClosed
+	}
+	err := s.db.Close()
+	s.db = nil
+	return errors.Join(flushed, err, s.lock.Close())
+}
+
+func (s *Store) path() string { return filepath.Join(s.dir, "config.db") }
+
+// schema has one table per noun; every record is a protobuf message.
+const schema = `
+CREATE TABLE IF NOT EXISTS releases (generation INTEGER PRIMARY KEY AUTOINCREMENT, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS blobs (digest BLOB PRIMARY KEY NOT NULL, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS tokens (hash BLOB PRIMARY KEY NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS access (id INTEGER PRIMARY KEY CHECK (id = 1), record BLOB NOT NULL);
+`
+
+// formatVersion is the schema's, in SQLite's user_version. A file of another format is one that can't be read.
+const formatVersion = 1
+
+var errFormat = errors.New("config.db has another format")
+
+// openDB opens the file and reads enough of it to know that it is whole.
+//
+// synchronous=NORMAL: a power cut may lose the last transactions, never part of one, and kill -9 loses none. What is
+// lost is asked for again.
+func openDB(path string) (*sql.DB, error) {
+	dsn := url.URL{Scheme: "file", Path: path, RawQuery: "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_txlock=immediate"}
+	db, err := sql.Open("sqlite", dsn.String())
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	db.SetMaxOpenConns(1)
+	if err := prepare(db); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return db, nil
+}
+
+func prepare(db *sql.DB) error {
+	var version, tables int
+	if err := db.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
+		return err
+	}
+	if err := db.QueryRow("SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
+		return err
+	}
+	if tables > 0 && version != formatVersion {
+		return errFormat
+	}
+	var verdict string
+	if err := db.QueryRow("PRAGMA quick_check(1)").Scan(&verdict); err != nil {
+		return err
+	}
+	if verdict != "ok" {
+		return fmt.Errorf("%w: %s", ErrCorrupt, verdict)
+	}
+	tx, err := db.Begin()
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(schema + fmt.Sprintf("PRAGMA user_version = %d;", formatVersion)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// SQLite's result codes for a file it can't make sense of.
+const (
+	codeCorrupt = 11
+	codeNotADB  = 26
+)
+
+// damaged reports whether err says that the file itself is at fault, rather than the disk or the caller.
+func damaged(err error) bool {
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		return e.Code()&0xff == codeCorrupt || e.Code()&0xff == codeNotADB
+	}
+	return errors.Is(err, ErrCorrupt) || errors.Is(err, errFormat)
+}
+
+// moveAside renames a database and its journals, so that somebody can look at them.
+func moveAside(path string, now time.Time) (string, error) {
+	aside := path + ".damaged-" + now.UTC().Format("20060102T150405.000000000")
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Rename(path+suffix, aside+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("set aside damaged %s: %w", path, err)
+		}
+	}
+	return aside, nil
+}
+
+// write runs f in one transaction. If the file turns out to be damaged it is set aside and f runs once more on an empty
+// one: what an edge knows now is worth more than what it can fetch again.
+func (s *Store) write(ctx context.Context, f func(*sql.Tx) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db == nil {
+		return ErrClosed
+	}
+	err := transact(ctx, s.db, f)
+	if err == nil || !damaged(err) {
+		return err
+	}
+	s.db.Close()
+	aside, moveErr := moveAside(s.path(), s.now())
+	if moveErr != nil {
+		err = errors.Join(err, moveErr)
+	}
+	db, openErr := openDB(s.path())
+	if openErr != nil {
+		// The store stays usable: every later call fails with what SQLite says about the file, until Close.
+		s.db, _ = sql.Open("sqlite", s.path())
+		return errors.Join(err, openErr)
+	}
+	s.db, s.setAside = db, aside
+	return transact(ctx, db, f)
+}
+
+func transact(ctx context.Context, db *sql.DB, f func(*sql.Tx) error) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// read runs f while nothing is written; a damaged file is an ErrCorrupt.
+func (s *Store) read(f func(*sql.DB) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db == nil {
+		return ErrClosed
+	}
+	err := f(s.db)
+	if err != nil && damaged(err) && !errors.Is(err, ErrCorrupt) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
+}
