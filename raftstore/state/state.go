@@ -28,11 +28,11 @@ type State struct {
 
 // totals are derived from the tables they speak of.
 type totals struct {
-	auditEntries      int
-	accessChanges     int
-	idempotencyKeys   int
-	idempotencyBytes  int
-	stagedBytes       int
+	auditEntries     int
+	accessChanges    int
+	idempotencyKeys  int
+	idempotencyBytes int
+	stagedBytes      int
 }
 
 // New returns the state before the first log entry.

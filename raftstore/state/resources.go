@@ -1,0 +1,162 @@
+package state
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"slices"
+
+	"gw/rpc/gwv1"
+	"gw/rpc/resource"
+)
+
+func (x *change) stageBlobs(m *gwv1.StageBlobs) *gwv1.Refusal {
+	if p := idProblem("stage", m.GetStage()); p != "" {
+		return invalid(p)
+	}
+	for _, b := range m.Blobs {
+		sum := sha256.Sum256(b)
+		if _, ok := one[*gwv1.StagedBlob](x.tx, tableStaged, byID, join(m.Stage, string(sum[:]))); ok {
+			continue
+		}
+		x.totals.stagedBytes += len(b)
+		if x.totals.stagedBytes > maxStagedBytes {
+			return refuse(gwv1.RefusalCode_REFUSAL_CODE_TOO_LARGE, "too_large",
+				fmt.Sprintf("more than %d MiB of batches are staged; try again later", maxStagedBytes>>20))
+		}
+		x.put(tableStaged, &gwv1.StagedBlob{Stage: m.Stage, At: x.at, Sha256: sum[:], Spec: b})
+	}
+	return nil
+}
+
+func (x *change) dropStaged(r *gwv1.StagedBlob) {
+	x.drop(tableStaged, r)
+	x.totals.stagedBytes -= len(r.Spec)
+}
+
+// changeResources saves and deletes a batch, whole or not at all.
+func (x *change) changeResources(m *gwv1.ChangeResources) *gwv1.Refusal {
+	if len(m.GetEdits()) == 0 {
+		return invalid("a batch without edits")
+	}
+	if m.Stage != "" {
+		if p := idProblem("stage", m.Stage); p != "" {
+			return invalid(p)
+		}
+	}
+	seen := make(map[resource.Key]bool, len(m.Edits))
+	x.result.Versions = make([]uint64, len(m.Edits))
+	for i, e := range m.Edits {
+		k := resource.Key{Kind: e.GetKind(), Namespace: e.GetNamespace(), Name: e.GetName()}
+		if seen[k] {
+			return refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_INVALID, "invalid", e, "it stands in the batch twice")
+		}
+		seen[k] = true
+		version, r := x.edit(m.Stage, e)
+		if r != nil {
+			return r
+		}
+		x.result.Versions[i] = version
+	}
+	if m.Stage != "" {
+		for _, b := range slices.Collect(list[*gwv1.StagedBlob](x.tx, tableStaged, byID, terminated(m.Stage))) {
+			x.dropStaged(b)
+		}
+	}
+	x.auditBatch()
+	return nil
+}
+
+// auditBatch records the batch by its first change; a batch that changed nothing is no event.
+func (x *change) auditBatch() {
+	if len(x.touched) == 0 {
+		return
+	}
+	k := x.touched[0]
+	object, namespace := k.Kind+"/"+k.Name, k.Namespace
+	if n := len(x.touched) - 1; n > 0 {
+		object += fmt.Sprintf(" and %d more", n)
+	}
+	if slices.ContainsFunc(x.touched, func(t resource.Key) bool { return t.Namespace != namespace }) {
+		namespace = ""
+	}
+	x.audit("apply", object, namespace)
+}
+
+// edit makes one change and returns the version the resource has then, 0 if it is gone.
+func (x *change) edit(stage string, e *gwv1.ResourceEdit) (uint64, *gwv1.Refusal) {
+	if p := nameProblem("namespace", e.GetNamespace()); p != "" {
+		return 0, refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_INVALID, "invalid", e, p)
+	}
+	old, there := one[*gwv1.ResourceRecord](x.tx, tableResources, byID, resourceKey(e.Kind, e.Namespace, e.Name))
+	if r := checkExpected(e, old, there); r != nil {
+		return 0, r
+	}
+	if e.Delete {
+		if there {
+			x.drop(tableResources, old)
+			x.touch(e)
+		}
+		return 0, nil
+	}
+	spec, r := x.specOf(stage, e)
+	if r != nil {
+		return 0, r
+	}
+	next := &gwv1.ResourceRecord{
+		Kind: e.Kind, Namespace: e.Namespace, Name: e.Name, Labels: e.Labels, Digest: e.Digest, Spec: spec,
+		Version: x.index, UpdatedAt: x.at, UpdatedBy: x.command.Actor, Secrets: e.Secrets,
+	}
+	if p := validResource(next); p != "" {
+		return 0, refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_INVALID, "invalid", e, p)
+	}
+	if there && bytes.Equal(old.Spec, next.Spec) {
+		if maps.Equal(old.Labels, next.Labels) && slices.Equal(old.Secrets, next.Secrets) {
+			return old.Version, nil
+		}
+		next.Spec, next.Digest = old.Spec, old.Digest // the same bytes, not a second copy
+	}
+	x.put(tableResources, next)
+	x.touch(e)
+	return x.index, nil
+}
+
+func (x *change) touch(e *gwv1.ResourceEdit) {
+	x.touched = append(x.touched, resource.Key{Kind: e.Kind, Namespace: e.Namespace, Name: e.Name})
+}
+
+func checkExpected(e *gwv1.ResourceEdit, old *gwv1.ResourceRecord, there bool) *gwv1.Refusal {
+	switch {
+	case e.MustNotExist && (e.ExpectedVersion != 0 || e.Delete):
+		return refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_INVALID, "invalid", e, "expected to be there and not to be there")
+	case e.MustNotExist && there:
+		return refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_ALREADY_EXISTS, "already_exists", e, "it is there already")
+	case e.ExpectedVersion != 0 && !there:
+		return refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_CHANGED, "changed", e,
+			fmt.Sprintf("expected version %d, it is deleted", e.ExpectedVersion))
+	case e.ExpectedVersion != 0 && old.Version != e.ExpectedVersion:
+		return refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_CHANGED, "changed", e,
+			fmt.Sprintf("expected version %d, it is %d", e.ExpectedVersion, old.Version))
+	}
+	return nil
+}
+
+func (x *change) specOf(stage string, e *gwv1.ResourceEdit) ([]byte, *gwv1.Refusal) {
+	if len(e.StagedSha256) == 0 {
+		return e.Spec, nil
+	}
+	if len(e.Spec) > 0 {
+		return nil, refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_INVALID, "invalid", e, "its spec is both here and staged")
+	}
+	b, ok := one[*gwv1.StagedBlob](x.tx, tableStaged, byID, join(stage, string(e.StagedSha256)))
+	if stage == "" || !ok {
+		return nil, refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_PRECONDITION, "stage_missing", e, "its staged spec is not there, or no longer")
+	}
+	return b.Spec, nil
+}
+
+func refuseEdit(code gwv1.RefusalCode, reason string, e *gwv1.ResourceEdit, message string) *gwv1.Refusal {
+	return refuse(code, reason, fmt.Sprintf("%s/%s in %s: %s", shown(e.GetKind()), shown(e.GetName()), shown(e.GetNamespace()), message),
+		&gwv1.Violation{Kind: e.GetKind(), Namespace: e.GetNamespace(), Name: e.GetName(), Code: reason, Message: message})
+}
