@@ -1,0 +1,206 @@
+package uplink
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"gw/rpc/gwv1"
+)
+
+// fetch brings the serving table to the newest target, and the secrets to their newest values, whenever it is woken.
+func (u *Uplink) fetch(ctx context.Context) error {
+	for failed := 0; ; {
+		err := u.catchUp(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			failed = 0
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-u.fetchNow:
+			}
+			continue
+		}
+		failed++
+		wait := u.pace.retry.delay(failed, random())
+		u.log.Warn("not up to date yet", "error", err, "retry_in", wait.Round(time.Millisecond))
+		if !sleep(ctx, wait, u.fetchNow) {
+			return nil
+		}
+	}
+}
+
+// catchUp does what is due, if a hub is there. An error means that it is to be tried again.
+func (u *Uplink) catchUp(ctx context.Context) error {
+	loaded := u.c.Loaded()
+	u.mu.Lock()
+	following, target, rejected := u.following, u.target, u.rejected
+	u.mu.Unlock()
+	if !following {
+		return nil // the next stream wakes fetch
+	}
+	if newer(target, loaded.Epoch, loaded.Number) && !samePair(target, rejected) {
+		if err := u.loadTarget(ctx, loaded); err != nil {
+			return err
+		}
+	} else if !newer(target, loaded.Epoch, loaded.Number) {
+		u.clearApplyError(loaded)
+	}
+	if u.secrets.isStale() || len(u.missingSecrets(u.c.Loaded().Secrets)) > 0 {
+		return u.fetchSecrets(ctx)
+	}
+	return nil
+}
+
+func samePair(a, b *gwv1.Target) bool {
+	return a != nil && b != nil && a.Epoch == b.Epoch && a.Number == b.Number
+}
+
+// loadTarget fetches one release and has it applied. What can't be loaded by this binary is remembered and no error.
+func (u *Uplink) loadTarget(ctx context.Context, loaded Loaded) error {
+	started := u.now()
+	target, err := u.fetchAndApply(ctx, loaded)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err == nil {
+		u.clearApplyError(u.c.Loaded())
+		wake(u.beatNow)
+		u.log.Info("release loaded", "release", target.Number, "epoch", target.Epoch, "took", u.now().Sub(started).Round(time.Millisecond))
+		return nil
+	}
+	if errors.Is(err, errRejectedAgain) {
+		return nil
+	}
+	f := failure(CodeStorage, err)
+	u.mu.Lock()
+	if target == nil {
+		target = u.target // it failed before the hub said which one it sends
+	}
+	u.applyError = &gwv1.ApplyError{
+		Epoch: target.GetEpoch(), Release: target.GetNumber(), Kind: f.Kind, Name: f.Name, Field: f.Field, Code: f.Code,
+		Message: clip(strings.ToValidUTF8(f.Message, "?"), 1024), At: timestamppb.New(u.now()),
+	}
+	if f.final() {
+		u.rejected = proto.CloneOf(target)
+	}
+	u.mu.Unlock()
+	wake(u.beatNow)
+	if f.final() {
+		u.log.Error("release rejected; the one before goes on serving", "release", target.GetNumber(), "error", f)
+		return nil
+	}
+	return fmt.Errorf("load release %d: %w", target.GetNumber(), f)
+}
+
+// clearApplyError forgets a failure once what is loaded is at least as new as what failed.
+func (u *Uplink) clearApplyError(loaded Loaded) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if e := u.applyError; e != nil && !newer(&gwv1.Target{Epoch: e.Epoch, Number: e.Release}, loaded.Epoch, loaded.Number) {
+		u.applyError = nil
+		wake(u.beatNow)
+	}
+}
+
+// errRejectedAgain means that the hub sends a release that was rejected before.
+var errRejectedAgain = errors.New("release was rejected before")
+
+// fetchAndApply returns the target that the hub sent, nil if it didn't come to that.
+func (u *Uplink) fetchAndApply(ctx context.Context, loaded Loaded) (*gwv1.Target, error) {
+	r, target, err := u.fetchRelease(ctx, loaded)
+	if err != nil {
+		return target, failure(CodeFetch, err)
+	}
+	if u.c.SecretsOf != nil {
+		names, err := u.c.SecretsOf(r)
+		if err != nil {
+			return target, failure(CodeCompile, err)
+		}
+		if len(names) > 0 {
+			if err := u.fetchSecretsFor(ctx, names); err != nil {
+				return target, failure(CodeFetch, err)
+			}
+		}
+	}
+	if err := u.c.Apply(ctx, r); err != nil {
+		return target, failure(CodeStorage, err)
+	}
+	return target, nil
+}
+
+// fetchSecretsFor gets the secrets of a release before it is applied, so that it never serves without them.
+func (u *Uplink) fetchSecretsFor(ctx context.Context, names []string) error {
+	if err := u.fetchSecrets(ctx); err != nil {
+		return err
+	}
+	if missing := u.missingSecrets(names); len(missing) > 0 {
+		return fmt.Errorf("the hub has no value for secret %s", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// fetchRelease asks for the newest release as a difference to what the disk holds, and verifies what comes.
+func (u *Uplink) fetchRelease(ctx context.Context, loaded Loaded) (Release, *gwv1.Target, error) {
+	client, err := u.client()
+	if err != nil {
+		return Release{}, nil, err
+	}
+	t := &transfer{
+		namespace: u.ident.Load().edge.Namespace,
+		running:   &gwv1.Target{Epoch: loaded.Epoch, Number: loaded.Number},
+	}
+	t.base, t.baseSum = u.base(ctx, t.namespace, loaded)
+	ctx, cancel := context.WithTimeout(ctx, u.pace.fetch)
+	defer cancel()
+	call, err := client.FetchRelease(ctx, &gwv1.FetchReleaseRequest{BaseChecksum: t.baseSum})
+	if err != nil {
+		return Release{}, nil, fmt.Errorf("fetch release: %w", err)
+	}
+	defer call.Close()
+	for !t.ended && call.Receive() {
+		if err := t.part(call.Msg()); err != nil {
+			return Release{}, t.header.GetTarget(), err
+		}
+		u.mu.Lock()
+		rejected := samePair(t.header.Target, u.rejected)
+		u.mu.Unlock()
+		if rejected {
+			return Release{}, t.header.Target, errRejectedAgain
+		}
+	}
+	if err := call.Err(); err != nil && !t.ended {
+		return Release{}, t.header.GetTarget(), fmt.Errorf("fetch release: %w", err)
+	}
+	r, err := t.release()
+	return r, t.header.GetTarget(), err
+}
+
+// base returns the newest stored release that a difference can be applied to, preferring the one that serves. Without
+// one the release comes whole.
+func (u *Uplink) base(ctx context.Context, namespace string, loaded Loaded) ([]*gwv1.Blob, []byte) {
+	var fallback []*gwv1.Blob
+	var fallbackSum []byte
+	for generation := range 2 {
+		r, blobs, err := u.c.Store.LoadRelease(ctx, generation)
+		if err != nil || r.Namespace != namespace {
+			continue
+		}
+		if bytes.Equal(r.GetTarget().GetChecksum(), loaded.Checksum[:]) {
+			return blobs, r.Target.GetChecksum()
+		}
+		if fallbackSum == nil {
+			fallback, fallbackSum = blobs, r.GetTarget().GetChecksum()
+		}
+	}
+	return fallback, fallbackSum
+}

@@ -1,0 +1,236 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
+	"gw/rpc/gwv1"
+)
+
+var (
+	errSilent  = errors.New("no tick in time")
+	errRemoved = errors.New("removed by an admin; registering again")
+	errEnded   = errors.New("the hub ended the stream")
+)
+
+// stream is one open Watch call. Its pump goroutine, which close waits for, hands over events one by one.
+type stream struct {
+	cred   *credentials
+	hub    string
+	cancel context.CancelFunc
+	events chan *gwv1.WatchResponse // closed when the stream has ended
+	err    error                    // why; to be read after events was closed
+	ticked bool                     // owned by the follower
+}
+
+// open starts a Watch call at the current hub. It doesn't wait for the hub.
+func (u *Uplink) open(ctx context.Context) *stream {
+	ctx, cancel := context.WithCancel(ctx)
+	u.mu.Lock()
+	request := &gwv1.WatchRequest{
+		SessionId: u.session, ClusterId: u.access.ClusterId, Epoch: u.access.Epoch, AccessVersion: u.access.AccessVersion,
+	}
+	hub := u.hubs.current()
+	u.mu.Unlock()
+	s := &stream{cred: u.ident.Load(), hub: hub, cancel: cancel, events: make(chan *gwv1.WatchResponse)}
+	go s.pump(ctx, request)
+	return s
+}
+
+func (s *stream) pump(ctx context.Context, request *gwv1.WatchRequest) {
+	defer close(s.events)
+	call, err := s.cred.client(s.hub).Watch(ctx, request)
+	if err != nil {
+		s.err = err
+		return
+	}
+	defer call.Close()
+	for call.Receive() {
+		select {
+		case s.events <- call.Msg():
+		case <-ctx.Done():
+			s.err = ctx.Err()
+			return
+		}
+	}
+	if s.err = call.Err(); s.err == nil {
+		s.err = errEnded
+	}
+}
+
+// close ends the stream and waits for its goroutine.
+func (s *stream) close() {
+	s.cancel()
+	for range s.events {
+	}
+}
+
+// follow holds a stream at one hub or the next until ctx ends.
+func (u *Uplink) follow(ctx context.Context) error {
+	failed := 0
+	for {
+		ticked, err := u.followOne(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if ticked {
+			failed = 0
+		}
+		failed++
+		u.mu.Lock()
+		hub := u.hubs.current()
+		u.following = false
+		u.lastError = fmt.Sprintf("%s: %v", hub, err)
+		if !errors.Is(err, errRemoved) {
+			u.hubs.rotate()
+		}
+		u.mu.Unlock()
+		wait := u.pace.reconnect.delay(failed, random())
+		u.log.Warn("not following a hub", "hub", hub, "error", err, "reason", reasonOf(err), "retry_in", wait.Round(time.Millisecond))
+		if !sleep(ctx, wait, u.reopen) {
+			return nil
+		}
+	}
+}
+
+// followOne follows one hub until the stream ends or falls silent; ticked is whether it ever ticked. When the certificate
+// was renewed it opens a second stream, and leaves the first once the second ticks.
+func (u *Uplink) followOne(ctx context.Context) (ticked bool, err error) {
+	cur := u.open(ctx)
+	var next *stream // the second stream, if any
+	defer func() {
+		cur.close()
+		if next != nil {
+			next.close()
+		}
+	}()
+	silence := time.NewTimer(u.pace.tickTimeout)
+	defer silence.Stop()
+	for {
+		var nextEvents chan *gwv1.WatchResponse
+		if next != nil {
+			nextEvents = next.events
+		}
+		select {
+		case <-ctx.Done():
+			return ticked, ctx.Err()
+		case <-silence.C:
+			return ticked, errSilent
+		case <-u.reopen:
+			if next == nil && cur.cred != u.ident.Load() {
+				next = u.open(ctx)
+			}
+		case e, ok := <-nextEvents:
+			if !ok {
+				return ticked, next.err
+			}
+			old := cur
+			cur, next = next, nil
+			old.close()
+			old.cred.transport.CloseIdleConnections()
+			err = u.handle(cur, e)
+		case e, ok := <-cur.events:
+			if !ok {
+				return ticked, cur.err
+			}
+			err = u.handle(cur, e)
+			if e.GetTick() != nil {
+				silence.Reset(u.pace.tickTimeout)
+			}
+		}
+		ticked = ticked || cur.ticked
+		if err != nil {
+			return ticked, err
+		}
+	}
+}
+
+// handle takes one event of the stream that is followed.
+func (u *Uplink) handle(s *stream, e *gwv1.WatchResponse) error {
+	switch event := e.Event.(type) {
+	case *gwv1.WatchResponse_Tick:
+		u.handleTick(s, event.Tick)
+	case *gwv1.WatchResponse_Access:
+		u.applyAccess(event.Access)
+	case *gwv1.WatchResponse_Removed:
+		return errRemoved
+	}
+	return nil // an event of a later version says nothing this one must act on
+}
+
+func (u *Uplink) handleTick(s *stream, tick *gwv1.Tick) {
+	u.mu.Lock()
+	u.lastHeard = u.now()
+	u.lastError = ""
+	u.following = true
+	foreign := u.access.ClusterId != tick.ClusterId || u.access.Epoch != tick.Epoch
+	changed := tick.Target != nil && !sameTarget(u.target, tick.Target)
+	if tick.Target != nil {
+		u.target = proto.CloneOf(tick.Target)
+	}
+	u.mu.Unlock()
+	if foreign {
+		u.resetAccess(tick)
+	}
+	if changed || !s.ticked {
+		wake(u.fetchNow)
+	}
+	if !s.ticked {
+		s.ticked = true
+		if u.c.Tokens != nil {
+			u.c.Tokens.reached()
+		}
+		u.log.Info("following a hub", "hub", s.hub, "access_version", tick.AccessVersion, "release", tick.GetTarget().GetNumber())
+		wake(u.beatNow)
+	}
+}
+
+// sameTarget compares all of two targets; nil is only like nil.
+func sameTarget(a, b *gwv1.Target) bool { return proto.Equal(a, b) }
+
+// newer reports whether target comes after the pair (epoch, number). Number 0 is no release and newer than none.
+func newer(target *gwv1.Target, epoch, number uint64) bool {
+	switch {
+	case target.GetNumber() == 0:
+		return false
+	case target.Epoch != epoch:
+		return target.Epoch > epoch
+	default:
+		return target.Number > number
+	}
+}
+
+// raiseTarget notes a target that came beside the stream, which may be older than what the stream told since.
+func (u *Uplink) raiseTarget(target *gwv1.Target) {
+	u.mu.Lock()
+	raised := newer(target, u.target.GetEpoch(), u.target.GetNumber())
+	if raised {
+		u.target = proto.CloneOf(target)
+	}
+	u.mu.Unlock()
+	if raised {
+		wake(u.fetchNow)
+	}
+}
+
+// sayGoodbye ends the session on purpose, if a hub is there to hear it.
+func (u *Uplink) sayGoodbye() {
+	u.mu.Lock()
+	following := u.following
+	u.following = false
+	u.mu.Unlock()
+	client, err := u.client()
+	if err != nil || !following {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), u.pace.goodbye)
+	defer cancel()
+	if _, err := client.Goodbye(ctx, &gwv1.GoodbyeRequest{SessionId: u.session}); err != nil && connect.CodeOf(err) != connect.CodeUnimplemented {
+		u.log.Debug("goodbye was not heard", "error", err)
+	}
+}

@@ -1,0 +1,120 @@
+package uplink
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"gw/rpc/gwv1/gwv1connect"
+)
+
+// maxHubs bounds the hubs remembered; a cluster has a handful.
+const maxHubs = 32
+
+// hubList is the hubs in the order they are tried, the current one at index at.
+type hubList struct {
+	urls []string
+	at   int
+}
+
+func (l *hubList) len() int { return len(l.urls) }
+
+// current returns the hub in use, "" if none is known.
+func (l *hubList) current() string {
+	if len(l.urls) == 0 {
+		return ""
+	}
+	return l.urls[l.at%len(l.urls)]
+}
+
+// rotate goes on to the next hub.
+func (l *hubList) rotate() {
+	if len(l.urls) > 0 {
+		l.at = (l.at + 1) % len(l.urls)
+	}
+}
+
+// add appends hubs that are not there yet and reports whether there were any.
+func (l *hubList) add(urls ...string) bool {
+	before := len(l.urls)
+	for _, u := range urls {
+		if !slices.Contains(l.urls, u) && len(l.urls) < maxHubs {
+			l.urls = append(l.urls, u)
+		}
+	}
+	return len(l.urls) > before
+}
+
+// told makes the list what hubs say, with the configured ones kept and the current one still current. Addresses that no
+// hub names any more are forgotten, so a cluster can move. It reports whether the list changed.
+func (l *hubList) told(urls, configured []string) bool {
+	next := hubList{}
+	next.add(configured...)
+	for _, u := range urls {
+		if checkHubURL(u) == nil {
+			next.add(u)
+		}
+	}
+	if current := l.current(); current != "" {
+		next.add(current)
+		next.at = max(0, slices.Index(next.urls, current))
+	}
+	if slices.Equal(next.urls, l.urls) {
+		return false
+	}
+	*l = next
+	return true
+}
+
+// checkHubURL refuses what could send the edge's words in clear.
+func checkHubURL(raw string) error {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return fmt.Errorf("hub URL %q: %w", raw, err)
+	}
+	if u.Scheme != "https" || u.Host == "" || u.User != nil || len(raw) > 512 {
+		return fmt.Errorf("hub URL %q: want https://HOST:PORT", raw)
+	}
+	return nil
+}
+
+// newTransport returns an HTTP/2 transport; each certificate has its own, so that a new one is shown at once.
+func newTransport(tlsConfig *tls.Config, p pace) *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	return &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: p.dial, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:     tlsConfig,
+		TLSHandshakeTimeout: p.dial,
+		Protocols:           protocols,
+		IdleConnTimeout:     90 * time.Second,
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: p.tickTimeout, PingTimeout: p.tickTimeout / 2},
+	}
+}
+
+// maxMessage bounds one message from a hub. Everything larger comes in parts.
+const maxMessage = 16 << 20
+
+func newClient(rt http.RoundTripper, hub string) gwv1connect.EdgeServiceClient {
+	return gwv1connect.NewEdgeServiceClient(&http.Client{Transport: rt}, hub, connect.WithReadMaxBytes(maxMessage))
+}
+
+// client returns a client of the current hub under the certificate in use.
+func (u *Uplink) client() (gwv1connect.EdgeServiceClient, error) {
+	id := u.ident.Load()
+	if id == nil {
+		return nil, errors.New("the edge hasn't enrolled yet")
+	}
+	u.mu.Lock()
+	hub := u.hubs.current()
+	u.mu.Unlock()
+	return id.client(hub), nil
+}

@@ -1,0 +1,124 @@
+package uplink
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"gw/rpc/gwv1"
+)
+
+// secretBox holds the secrets in clear, in memory only.
+type secretBox struct {
+	values atomic.Pointer[map[string]string] // name → value; immutable
+
+	mu    sync.Mutex
+	held  map[string]*gwv1.SecretValue // name → secret; what values was made from
+	stale bool                         // a value changed, or may have
+}
+
+func (b *secretBox) get(name string) (string, bool) {
+	m := b.values.Load()
+	if m == nil {
+		return "", false
+	}
+	v, ok := (*m)[name]
+	return v, ok
+}
+
+func (b *secretBox) has(name string) bool { _, ok := b.get(name); return ok }
+
+func (b *secretBox) len() int {
+	if m := b.values.Load(); m != nil {
+		return len(*m)
+	}
+	return 0
+}
+
+func (b *secretBox) markStale() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stale = true
+}
+
+func (b *secretBox) isStale() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.stale
+}
+
+// replace makes secrets all there are.
+func (b *secretBox) replace(secrets []*gwv1.SecretValue) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held = make(map[string]*gwv1.SecretValue, len(secrets))
+	for _, s := range secrets {
+		b.held[s.Name] = s
+	}
+	b.publishLocked()
+}
+
+// update takes over the secrets of a release, and drops those that neither it nor the serving table names. It returns
+// all there are now.
+func (b *secretBox) update(secrets []*gwv1.SecretValue, serving []string) []*gwv1.SecretValue {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	next := make(map[string]*gwv1.SecretValue, len(secrets))
+	for _, name := range serving {
+		if s, ok := b.held[name]; ok {
+			next[name] = s
+		}
+	}
+	for _, s := range secrets {
+		next[s.Name] = s
+	}
+	b.held = next
+	b.publishLocked()
+	return slices.Collect(maps.Values(next))
+}
+
+func (b *secretBox) publishLocked() {
+	values := make(map[string]string, len(b.held))
+	for name, s := range b.held {
+		values[name] = string(s.Value)
+	}
+	b.values.Store(&values)
+}
+
+// fetchSecrets replaces the secrets by those of the target release.
+func (u *Uplink) fetchSecrets(ctx context.Context) error {
+	client, err := u.client()
+	if err != nil {
+		return err
+	}
+	// Cleared before asking: a change that arrives meanwhile marks them stale again.
+	u.secrets.mu.Lock()
+	u.secrets.stale = false
+	u.secrets.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, u.pace.call)
+	defer cancel()
+	answer, err := client.FetchSecrets(ctx, &gwv1.FetchSecretsRequest{})
+	if err != nil {
+		u.secrets.markStale()
+		return fmt.Errorf("fetch secrets: %w", err)
+	}
+	all := u.secrets.update(answer.Secrets, u.c.Loaded().Secrets)
+	if err := u.c.Store.SaveSecrets(ctx, all); err != nil {
+		u.log.Error("secrets could not be saved; a restart without a hub won't have them", "error", err)
+	}
+	return nil
+}
+
+// missingSecrets returns those of names that are not held.
+func (u *Uplink) missingSecrets(names []string) []string {
+	var missing []string
+	for _, name := range names {
+		if !u.secrets.has(name) {
+			missing = append(missing, name)
+		}
+	}
+	return missing
+}
