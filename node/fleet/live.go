@@ -1,0 +1,87 @@
+package fleet
+
+import (
+	"time"
+
+	"gw/rpc/gwv1"
+)
+
+// Live is what the leader heard from one edge, as it was when asked.
+type Live struct {
+	Namespace string
+	// SessionID is that of the process that was first heard last; ConflictingSessionID that of another one that has been
+	// heard since, so that two are alive.
+	SessionID, ConflictingSessionID string
+	// FirstHeard is when the process was first heard by this leader.
+	FirstHeard time.Time
+	// Heartbeat is the last one and HeardAt when it came; nil and zero if none came yet. It must not be changed.
+	Heartbeat *gwv1.HeartbeatRequest
+	HeardAt   time.Time
+	// Interval is when the process was told to beat again.
+	Interval    time.Duration
+	Address     string
+	Certificate Certificate
+	// Streaming says whether its watch stream is open, and StreamSince since when it is or isn't.
+	Streaming   bool
+	StreamSince time.Time
+	Goodbye     bool
+}
+
+// Live returns what was heard from an edge; nil if nothing was.
+func (f *Fleet) Live(edgeID string) *Live {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.edges[edgeID]
+	if e == nil {
+		return nil
+	}
+	return e.live(f.now())
+}
+
+// All returns what was heard from every edge, by edge ID.
+func (f *Fleet) All() map[string]*Live {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := f.now()
+	all := make(map[string]*Live, len(f.edges))
+	for id, e := range f.edges {
+		all[id] = e.live(now)
+	}
+	return all
+}
+
+// live describes the edge by the process first heard last, since a restart is far more common than a second process.
+func (e *edge) live(now time.Time) *Live {
+	var s *session
+	for _, other := range e.sessions {
+		if s == nil || newer(other, s) {
+			s = other
+		}
+	}
+	l := &Live{
+		Namespace: e.namespace, SessionID: s.id, FirstHeard: s.firstHeard, Heartbeat: s.heartbeat, HeardAt: s.heardAt,
+		Interval: s.interval, Address: s.address, Certificate: s.certificate,
+		Streaming: s.streams > 0, StreamSince: s.streamSince, Goodbye: s.goodbye,
+	}
+	for _, other := range e.sessions {
+		if other != s && other.conflicts(s, now) && (l.ConflictingSessionID == "" || other.id < l.ConflictingSessionID) {
+			l.ConflictingSessionID = other.id
+		}
+	}
+	return l
+}
+
+// newer orders sessions by when they were first heard; IDs break the tie so that every answer is the same.
+func newer(a, b *session) bool {
+	if !a.firstHeard.Equal(b.firstHeard) {
+		return a.firstHeard.After(b.firstHeard)
+	}
+	return a.id > b.id
+}
+
+// conflicts reports whether s, heard before the process first, lives beside it: a process that was killed and started
+// again is never heard after its successor.
+func (s *session) conflicts(first *session, now time.Time) bool {
+	beaten := !s.heardAt.IsZero() && !s.heardAt.Before(first.firstHeard)
+	return !s.goodbye && beaten && now.Sub(s.heardAt) < lostAfter(s.interval)
+}

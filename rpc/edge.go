@@ -1,0 +1,252 @@
+package rpc
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"gw/node/fleet"
+	"gw/raftstore"
+	"gw/raftstore/state"
+	"gw/rpc/gwv1"
+	"gw/rpc/identity"
+	"gw/rpc/resource"
+)
+
+// renewWithin is how long after its end a certificate still authenticates its renewal, and nothing else.
+const renewWithin = 90 * 24 * time.Hour
+
+// EdgeServer is the hubs' side of the conversation with edges. Who the edge is and what it may see follows from its
+// client certificate alone.
+type EdgeServer struct {
+	*core
+	throttle *throttle
+}
+
+// caller is the edge at the other end of a connection.
+type caller struct {
+	identity.Edge
+	certificate *x509.Certificate
+	address     string
+}
+
+type callerKey struct{}
+
+// edgeOf returns the edge that calls, whose certificate must be of this cluster and be valid now.
+func (s *EdgeServer) edgeOf(ctx context.Context) (caller, error) {
+	c, err := s.anyEdgeOf(ctx)
+	if err == nil && s.now().After(c.certificate.NotAfter) {
+		return c, &Error{Reason: ReasonCertificateNeeded, Message: fmt.Sprintf("the certificate of edge %s has ended: renew it", c.ID)}
+	}
+	return c, err
+}
+
+// anyEdgeOf is edgeOf for certificates that may have ended.
+func (s *EdgeServer) anyEdgeOf(ctx context.Context) (caller, error) {
+	c, ok := ctx.Value(callerKey{}).(caller)
+	if !ok {
+		return c, &Error{Reason: ReasonCertificateNeeded, Message: "this call needs an edge's client certificate: enrol first"}
+	}
+	if c.ClusterID != s.store.State().Cluster().ClusterId {
+		return c, &Error{Reason: ReasonForbidden, Message: "the certificate is of another cluster"}
+	}
+	return c, nil
+}
+
+// read returns the state with everything that was acknowledged; only the leader has it.
+func (s *EdgeServer) read(ctx context.Context) (*state.State, error) {
+	st, err := s.store.Read(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the state: %w", err)
+	}
+	return st, nil
+}
+
+// Enroll exchanges a join token for a client certificate.
+func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.EnrollResponse, error) {
+	address := addressOf(ctx)
+	if wait := s.throttle.take(r.JoinTokenId + "\x00" + address); wait > 0 {
+		return nil, &Error{Reason: ReasonTooManyTries, Message: fmt.Sprintf("too many tries to enrol; try again in %s", wait.Round(time.Second))}
+	}
+	st, err := s.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := s.now()
+	token, err := admitted(st, r, now)
+	if err != nil {
+		return nil, err
+	}
+	s.throttle.forgive(r.JoinTokenId + "\x00" + address)
+	ca, err := s.clusterCA()
+	if err != nil {
+		return nil, err
+	}
+	who := identity.Edge{ClusterID: ca.ClusterID(), Namespace: token.Namespace, ID: r.EdgeId}
+	certificate, err := ca.SignEdge(r.Csr, who, now, CertificateTTL)
+	if err != nil {
+		return nil, invalid("csr", ReasonInvalid, "%v", err)
+	}
+	edge := &gwv1.EdgeRecord{
+		Id: r.EdgeId, Namespace: token.Namespace, Labels: token.Labels, Version: r.Version, FirstSeen: now.UnixNano(),
+		CertificateSerial: certificate.SerialNumber.Text(16), CertificateNotAfter: certificate.NotAfter.UnixNano(),
+		Ephemeral: token.Ephemeral,
+	}
+	if was, ok := st.Edge(r.EdgeId); ok && was.Namespace == token.Namespace {
+		edge.FirstSeen = was.FirstSeen
+		edge.LoadedEpoch, edge.LoadedRelease, edge.LoadedChecksum = was.LoadedEpoch, was.LoadedRelease, was.LoadedChecksum
+	}
+	ctx = WithPrincipal(ctx, Principal{User: "edge/" + r.EdgeId, Address: address})
+	_, err = s.change(ctx, &gwv1.Command{Body: &gwv1.Command_EnrollEdge{EnrollEdge: &gwv1.EnrollEdge{JoinTokenId: token.Id, Edge: edge}}})
+	if err != nil {
+		return nil, err
+	}
+	return &gwv1.EnrollResponse{
+		Certificate: certificate.Raw, CaCertificate: ca.Certificate.Raw, ClusterId: ca.ClusterID(),
+		Namespace: token.Namespace, HubUrls: s.hubURLs(),
+	}, nil
+}
+
+// admitted returns the join token that a request proves to have. Whether it exists at all is not told to who can't.
+func admitted(st *state.State, r *gwv1.EnrollRequest, now time.Time) (*gwv1.JoinTokenRecord, error) {
+	token, ok := st.JoinToken(r.JoinTokenId)
+	hash := sha256.Sum256(r.JoinTokenSecret)
+	stored := make([]byte, len(hash))
+	if ok {
+		stored = token.SecretHash
+	}
+	switch {
+	case subtle.ConstantTimeCompare(hash[:], stored) != 1 || !ok:
+		return nil, &Error{Reason: ReasonForbidden, Message: "there is no such join token: it was mistyped or deleted"}
+	case token.ExpiresAt <= now.UnixNano():
+		return nil, &Error{Reason: ReasonForbidden, Message: fmt.Sprintf("the join token ended at %s; make a new one with `gw join-token`",
+			time.Unix(0, token.ExpiresAt).UTC().Format(time.RFC3339))}
+	case token.MaxUses > 0 && token.Uses >= token.MaxUses:
+		return nil, &Error{Reason: ReasonTokenUsedUp, Message: fmt.Sprintf("the join token has been used %d of %d times; make a new one with `gw join-token`",
+			token.Uses, token.MaxUses)}
+	}
+	return token, nil
+}
+
+// RenewCertificate exchanges the certificate of the call for a fresh one.
+func (s *EdgeServer) RenewCertificate(ctx context.Context, r *gwv1.RenewCertificateRequest) (*gwv1.RenewCertificateResponse, error) {
+	who, err := s.anyEdgeOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := s.now()
+	if now.Sub(who.certificate.NotAfter) > renewWithin {
+		return nil, &Error{Reason: ReasonCertificateNeeded, Message: fmt.Sprintf("the certificate of edge %s ended more than 90 days ago: enrol again", who.ID)}
+	}
+	if !s.store.Leading() {
+		return nil, raftstore.ErrNotLeader
+	}
+	ca, err := s.clusterCA()
+	if err != nil {
+		return nil, err
+	}
+	certificate, err := ca.SignEdge(r.Csr, who.Edge, now, CertificateTTL)
+	if err != nil {
+		return nil, invalid("csr", ReasonInvalid, "%v", err)
+	}
+	return &gwv1.RenewCertificateResponse{Certificate: certificate.Raw, CaCertificate: ca.Certificate.Raw}, nil
+}
+
+// Heartbeat takes in what the edge runs and how it is.
+func (s *EdgeServer) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*gwv1.HeartbeatResponse, error) {
+	who, err := s.edgeOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	interval := s.fleet.Beat(who.Edge, who.address, r, fleet.Certificate{
+		Serial: who.certificate.SerialNumber.Text(16), NotAfter: who.certificate.NotAfter,
+	})
+	return &gwv1.HeartbeatResponse{Interval: durationpb.New(interval), HubUrls: s.hubURLs(), Target: targetOf(st, who.Namespace)}, nil
+}
+
+// targetOf returns what edges of a namespace should run.
+func targetOf(st *state.State, namespace string) *gwv1.Target {
+	r, ok := st.Target(namespace)
+	if !ok {
+		return &gwv1.Target{Checksum: resource.EmptyChecksum[:]}
+	}
+	return &gwv1.Target{Epoch: r.Epoch, Number: r.Number, Checksum: r.Checksum[:]}
+}
+
+// Goodbye ends a session on purpose.
+func (s *EdgeServer) Goodbye(ctx context.Context, r *gwv1.GoodbyeRequest) (*gwv1.GoodbyeResponse, error) {
+	who, err := s.edgeOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.fleet.Goodbye(who.ID, r.SessionId)
+	return &gwv1.GoodbyeResponse{}, nil
+}
+
+// ValidateToken answers for a token the edge has not seen. That of an app the edge's namespace has no part in is
+// answered like one that doesn't exist.
+func (s *EdgeServer) ValidateToken(ctx context.Context, r *gwv1.ValidateTokenRequest) (*gwv1.ValidateTokenResponse, error) {
+	who, err := s.edgeOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	unknown := &gwv1.ValidateTokenResponse{AccessVersion: st.Cluster().AccessVersion}
+	token, ok := st.TokenByHash(r.TokenHash)
+	if !ok || token.Revoked || token.ExpiresAt != 0 && token.ExpiresAt <= s.now().UnixNano() {
+		return unknown, nil
+	}
+	app, ok := st.AppByID(token.AppId)
+	if !ok || !serves(who.Namespace, app.Namespace) {
+		return unknown, nil
+	}
+	return &gwv1.ValidateTokenResponse{
+		Valid: true, TokenId: token.Id, AppId: app.Id, App: app.Name, Targets: app.Targets, Policies: app.Policies,
+		ExpiresAt: stamp(token.ExpiresAt), AccessVersion: st.Cluster().AccessVersion,
+	}, nil
+}
+
+// serves reports whether edges of a namespace have to do with what is in another one.
+func serves(edges, namespace string) bool { return namespace == edges || namespace == resource.Global }
+
+// FetchSecrets returns the secrets that the target release of the edge's namespace names: for each name that of the
+// namespace, or else that of global.
+func (s *EdgeServer) FetchSecrets(ctx context.Context, _ *gwv1.FetchSecretsRequest) (*gwv1.FetchSecretsResponse, error) {
+	who, err := s.edgeOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	answer := &gwv1.FetchSecretsResponse{AccessVersion: st.Cluster().AccessVersion}
+	target, ok := st.Target(who.Namespace)
+	if !ok {
+		return answer, nil
+	}
+	for _, name := range target.Secrets() {
+		record, ok := findSecret(st, who.Namespace, name)
+		if !ok {
+			continue // the push saw it; nothing deletes a secret that a release names
+		}
+		value, err := openSecret(s.sealer, record)
+		if err != nil {
+			return nil, err
+		}
+		answer.Secrets = append(answer.Secrets, &gwv1.SecretValue{Name: name, Version: record.Version, Value: value})
+	}
+	return answer, nil
+}

@@ -1,0 +1,162 @@
+// Package rpc owns the wire: the handlers of every service, who may call them, and the one table from errors to codes.
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"gw/node/fleet"
+	"gw/raftstore"
+	"gw/rpc/gwv1"
+	"gw/rpc/identity"
+)
+
+const (
+	// MaxConfiguration is the most bytes of specs an effective configuration may have.
+	MaxConfiguration = 64 << 20
+	// CertificateTTL is how long an edge's certificate lives.
+	CertificateTTL = 24 * time.Hour
+	// TickInterval is the time between two ticks of a watch stream.
+	TickInterval = 5 * time.Second
+	// ephemeralAway is how long an ephemeral edge may be away before its entry is deleted.
+	ephemeralAway = 24 * time.Hour
+)
+
+// HubConfig is what a Hub needs. Store, Fleet, Sealer and Compile are required; the Hub closes none of them.
+type HubConfig struct {
+	Store *raftstore.Store
+	Fleet *fleet.Fleet
+	// Sealer has the cluster's key: it seals secrets and opens the key of the CA.
+	Sealer *identity.Sealer
+	// Compile does what an edge of the namespace will do with these resources, which come sorted by kind and name and
+	// must not be changed. What would not load is a resource.Errors.
+	Compile func(ctx context.Context, namespace string, resources iter.Seq[*gwv1.ResourceRecord]) error
+	// HubURLs returns where edges reach this cluster; nil means nowhere known.
+	HubURLs func() []string
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Ticker returns a channel that receives every d until stop is called; nil means time.NewTicker.
+	Ticker func(d time.Duration) (ticks <-chan time.Time, stop func())
+	// Logger is for what an operator must know; nil means none.
+	Logger *slog.Logger
+}
+
+func (c *HubConfig) complete() error {
+	switch {
+	case c.Store == nil, c.Fleet == nil, c.Sealer == nil, c.Compile == nil:
+		return errors.New("a hub's services need a store, a fleet, a sealer and a compiler")
+	}
+	if c.HubURLs == nil {
+		c.HubURLs = func() []string { return nil }
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Ticker == nil {
+		c.Ticker = func(d time.Duration) (<-chan time.Time, func()) {
+			t := time.NewTicker(d)
+			return t.C, t.Stop
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Hub is the services of one hub. Its handlers may be called in-process, by a context with a principal (WithPrincipal):
+// they check the caller and the request as they do for calls from the wire. ErrorOf turns the errors they return into
+// what the wire would show.
+type Hub struct {
+	Config   *ConfigServer
+	Releases *ReleaseServer
+	Fleet    *FleetServer
+	Access   *AccessServer
+	Edges    *EdgeServer
+
+	core *core
+}
+
+// NewHub returns the services of a hub. They answer at once; Run keeps streams prompt and the registry of edges true.
+func NewHub(c HubConfig) (*Hub, error) {
+	if err := c.complete(); err != nil {
+		return nil, err
+	}
+	k := &core{
+		store: c.Store, fleet: c.Fleet, sealer: c.Sealer, compile: c.Compile, hubURLs: c.HubURLs,
+		now: c.Now, ticker: c.Ticker, log: c.Logger, notices: newNotices(),
+	}
+	return &Hub{
+		Config: &ConfigServer{k}, Releases: &ReleaseServer{k}, Fleet: &FleetServer{k},
+		Access: &AccessServer{core: k, throttle: newThrottle(k.now)},
+		Edges:  &EdgeServer{core: k, throttle: newThrottle(k.now)},
+		core:   k,
+	}, nil
+}
+
+// core is what every service works with.
+type core struct {
+	store   *raftstore.Store
+	fleet   *fleet.Fleet
+	sealer  *identity.Sealer
+	compile func(ctx context.Context, namespace string, resources iter.Seq[*gwv1.ResourceRecord]) error
+	hubURLs func() []string
+	now     func() time.Time
+	ticker  func(d time.Duration) (ticks <-chan time.Time, stop func())
+	log     *slog.Logger
+
+	notices *notices
+	ca      caCache
+}
+
+// Wake blocks until what the console shows has moved past revision after, and returns the revision it is at: any change
+// of the state or of the fleet moves it. 0, or a revision of another process, is answered at once.
+func (h *Hub) Wake(ctx context.Context, after uint64) (uint64, error) {
+	return h.core.wake(ctx, after)
+}
+
+// revision is the sum of two numbers that only rise: it moves when either does.
+func (k *core) revision() (state, fleet, sum uint64) {
+	state, fleet = k.store.State().Index(), k.fleet.Revision()
+	return state, fleet, state + fleet + 1
+}
+
+func (k *core) wake(ctx context.Context, after uint64) (uint64, error) {
+	index, revision, sum := k.revision()
+	if sum != after {
+		return sum, nil
+	}
+	waiting, cancel := context.WithCancel(ctx)
+	woken := make(chan struct{}, 2)
+	go func() {
+		k.store.Wait(waiting, index) // an error means that the wait ended, which is all we ask
+		woken <- struct{}{}
+	}()
+	go func() {
+		k.fleet.Wait(waiting, revision)
+		woken <- struct{}{}
+	}()
+	<-woken
+	cancel()
+	<-woken
+	_, _, sum = k.revision()
+	if sum == after {
+		if err := ctx.Err(); err != nil {
+			return sum, err
+		}
+		return sum, fmt.Errorf("wait for a change: %w", raftstore.ErrNotLeader)
+	}
+	return sum, nil
+}
+
+// AdminHandler serves every admin service and reflection, by bearer tokens, over Connect, gRPC and gRPC-Web.
+func (h *Hub) AdminHandler() http.Handler { return adminHandler(h) }
+
+// EdgeHandler serves EdgeService; who calls follows from the verified client certificate of the request's TLS
+// connection.
+func (h *Hub) EdgeHandler() http.Handler { return edgeHandler(h) }

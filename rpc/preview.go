@@ -1,0 +1,141 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/reflect/protopath"
+	"google.golang.org/protobuf/reflect/protorange"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"gw/rpc/gwv1"
+	"gw/rpc/resource"
+)
+
+// PreviewPush says what a push of this scope would change now.
+func (s *ReleaseServer) PreviewPush(ctx context.Context, r *gwv1.PreviewPushRequest) (*gwv1.PreviewPushResponse, error) {
+	if _, err := admit(ctx, r, RoleViewer, scopeNeeds(r.Scope)...); err != nil {
+		return nil, err
+	}
+	st, err := s.store.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := makePlan(st, r.Scope)
+	if err != nil {
+		return nil, err
+	}
+	answer := &gwv1.PreviewPushResponse{Base: p.base()}
+	if answer.Problems, err = problems(s.check(ctx, p)); err != nil {
+		return nil, err
+	}
+	shown := s.viewFleet(st).counts()
+	for _, n := range p.namespaces {
+		c := shown[n.name]
+		answer.Namespaces = append(answer.Namespaces, &gwv1.NamespacePreview{
+			Namespace: n.name, Release: n.number(),
+			ReleasedChecksum: n.released().String(), ExpectedChecksum: n.checksum.String(),
+			Changes:   changes(p, n),
+			SizeBytes: n.size, MaxSizeBytes: MaxConfiguration,
+			Edges: c.edges, ConnectedEdges: c.connected,
+		})
+	}
+	return answer, nil
+}
+
+// problems turns what check found into lines; an error that is not about the configuration stays one.
+func problems(err error) ([]string, error) {
+	var wrong resource.Errors
+	var own *Error
+	switch {
+	case err == nil:
+		return nil, nil
+	case asErrors(err, &wrong):
+	case errors.As(err, &own) && len(own.Violations) == 0:
+		return []string{own.Message}, nil
+	case errors.As(err, &own):
+		for _, v := range own.Violations {
+			wrong = append(wrong, &resource.Error{Kind: v.Kind, Namespace: v.Namespace, Name: v.Name, Field: v.Field,
+				Code: v.Code, Message: v.Message, Expected: v.Expected})
+		}
+	default:
+		return nil, err
+	}
+	lines := make([]string, len(wrong))
+	for i, e := range wrong {
+		lines[i] = e.Error()
+	}
+	return lines, nil
+}
+
+// changes compares a namespace's release with what is saved.
+func changes(p *plan, n planned) (found []*gwv1.ResourceChange) {
+	if n.checksum == n.released() {
+		return nil
+	}
+	for before, after := range difference(entriesIn(n.target), entriesOf(p.state, n.name)) {
+		c := &gwv1.ResourceChange{Change: gwv1.Change_CHANGE_UPDATED, Before: rendered(before), After: rendered(after)}
+		switch {
+		case before == nil:
+			c.Kind, c.Name, c.Change = after.Kind, after.Name, gwv1.Change_CHANGE_CREATED
+		case after == nil:
+			c.Kind, c.Name, c.Change = before.Kind, before.Name, gwv1.Change_CHANGE_DELETED
+		default:
+			c.Kind, c.Name = after.Kind, after.Name
+		}
+		found = append(found, c)
+	}
+	return found
+}
+
+// rendered shows a spec as in a file; one that this binary can't read is shown as the reason.
+func rendered(e *gwv1.ReleaseEntry) *structpb.Struct {
+	if e == nil {
+		return nil
+	}
+	spec, err := resource.Decode(e.Kind, e.Name, e.Spec)
+	if err != nil {
+		return &structpb.Struct{Fields: map[string]*structpb.Value{"unreadable": structpb.NewStringValue(err.Error())}}
+	}
+	return resource.Render(spec)
+}
+
+// secretField returns the path of the field of a resource that names a secret.
+func secretField(r *gwv1.ResourceRecord, name string) string {
+	spec, err := resource.Decode(r.Kind, r.Name, r.Spec)
+	if err != nil {
+		return "spec"
+	}
+	found := "spec"
+	visit := func(v protopath.Values) error {
+		last := v.Index(-1)
+		if last.Step.Kind() != protopath.FieldAccessStep || last.Step.FieldDescriptor().Name() != "secret" {
+			return nil
+		}
+		if last.Value.Interface() == any(name) {
+			found = "spec" + fieldPath(v.Path)
+			return protorange.Terminate
+		}
+		return nil
+	}
+	if err := protorange.Range(spec.ProtoReflect(), visit); err != nil {
+		return "spec"
+	}
+	return found
+}
+
+// fieldPath words a path as files have it: ".upstreams[0].url".
+func fieldPath(path protopath.Path) (s string) {
+	for _, step := range path {
+		switch step.Kind() {
+		case protopath.FieldAccessStep:
+			s += "." + step.FieldDescriptor().TextName()
+		case protopath.ListIndexStep:
+			s += fmt.Sprintf("[%d]", step.ListIndex())
+		case protopath.MapIndexStep:
+			s += fmt.Sprintf("[%q]", step.MapIndex().String())
+		}
+	}
+	return s
+}

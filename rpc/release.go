@@ -1,0 +1,300 @@
+package rpc
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"gw/raftstore"
+	"gw/raftstore/state"
+	"gw/rpc/gwv1"
+	"gw/rpc/resource"
+)
+
+// maxPushTries bounds how often a push without a base is made again because someone saved meanwhile.
+const maxPushTries = 5
+
+// ReleaseServer turns the working configuration into releases.
+type ReleaseServer struct{ *core }
+
+// plan is what a push of a scope would release, going by one state.
+type plan struct {
+	state      *state.State
+	namespaces []planned // sorted by name
+}
+
+// planned is one namespace of a plan.
+type planned struct {
+	name     string
+	target   *state.Release // nil: none yet
+	checksum resource.Digest
+	size     uint64
+}
+
+// released returns the checksum of the target.
+func (n planned) released() resource.Digest {
+	if n.target == nil {
+		return resource.EmptyChecksum
+	}
+	return n.target.Checksum
+}
+
+// number returns the number of the target, 0 if there is none.
+func (n planned) number() uint64 {
+	if n.target == nil {
+		return 0
+	}
+	return n.target.Number
+}
+
+func makePlan(st *state.State, scope *gwv1.Scope) (*plan, error) {
+	names, err := namespacesIn(st, scope)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{state: st}
+	for _, name := range names {
+		n := planned{name: name}
+		n.target, _ = st.Target(name)
+		n.checksum = resource.Checksum(func(yield func(resource.Entry) bool) {
+			for r := range st.Effective(name) {
+				n.size += uint64(len(r.Spec))
+				d, _ := resource.AsDigest(r.Digest)
+				if !yield(resource.Entry{Kind: r.Kind, Name: r.Name, Digest: d}) {
+					return
+				}
+			}
+		})
+		p.namespaces = append(p.namespaces, n)
+	}
+	return p, nil
+}
+
+// namespacesIn returns what a scope means, sorted. One that nothing lives in is refused: it is a mistyped name.
+func namespacesIn(st *state.State, scope *gwv1.Scope) ([]string, error) {
+	all := st.Namespaces()
+	if everything(scope) {
+		return all, nil
+	}
+	names := slices.Compact(slices.Sorted(slices.Values(scope.Namespaces)))
+	for _, n := range names {
+		if !slices.Contains(all, n) {
+			return nil, notFound("namespace", n)
+		}
+	}
+	return names, nil
+}
+
+func everything(scope *gwv1.Scope) bool {
+	return len(scope.GetNamespaces()) == 0 || slices.Contains(scope.Namespaces, resource.Global)
+}
+
+// scopeNeeds returns the namespaces a caller must be allowed in; "" is all of them.
+func scopeNeeds(scope *gwv1.Scope) []string {
+	if everything(scope) {
+		return []string{""}
+	}
+	return scope.Namespaces
+}
+
+// base identifies what a plan would release, and in place of what.
+func (p *plan) base() string {
+	h := sha256.New()
+	for _, n := range p.namespaces {
+		h.Write(binary.BigEndian.AppendUint16(nil, uint16(len(n.name))))
+		h.Write([]byte(n.name))
+		h.Write(binary.BigEndian.AppendUint64(nil, n.number()))
+		h.Write(n.checksum[:])
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// check does what edges will do; the error is everything that would keep them from loading it. What is a namespace's
+// release already is not looked at again.
+func (k *core) check(ctx context.Context, p *plan) error {
+	var wrong resource.Errors
+	for _, n := range p.namespaces {
+		if n.checksum == n.released() {
+			continue
+		}
+		if n.size > MaxConfiguration {
+			return &Error{Reason: ReasonTooLarge, Message: fmt.Sprintf(
+				"namespace %q has %d bytes of configuration, global included; at most %d fit an edge", n.name, n.size, MaxConfiguration)}
+		}
+		err := k.compile(ctx, n.name, p.state.Effective(n.name))
+		var found resource.Errors
+		if err != nil && !asErrors(err, &found) {
+			return fmt.Errorf("compile namespace %s: %w", n.name, err)
+		}
+		wrong = append(wrong, found...)
+	}
+	wrong = distinct(wrong)
+	if len(wrong) > 0 {
+		return wrong
+	}
+	missing := missingSecrets(p)
+	if len(missing) == 0 {
+		return nil
+	}
+	return &Error{Reason: ReasonMissingSecret, Message: missing.Error(), Violations: missing.Violations()}
+}
+
+// distinct drops what is said twice: a global resource that is wrong is so in every namespace.
+func distinct(errs resource.Errors) resource.Errors {
+	seen := map[resource.Error]bool{}
+	return slices.DeleteFunc(errs, func(e *resource.Error) bool {
+		repeated := seen[*e]
+		seen[*e] = true
+		return repeated
+	})
+}
+
+// missingSecrets finds the secrets that resources name and nobody has saved, in the namespace of the edge or in global.
+func missingSecrets(p *plan) (missing resource.Errors) {
+	for _, n := range p.namespaces {
+		if n.checksum == n.released() {
+			continue
+		}
+		for r := range p.state.Effective(n.name) {
+			for _, name := range r.Secrets {
+				if _, ok := findSecret(p.state, n.name, name); ok {
+					continue
+				}
+				missing = append(missing, &resource.Error{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name,
+					Field: secretField(r, name), Code: ReasonMissingSecret,
+					Message:  fmt.Sprintf("there is no secret %q in namespace %q or in global", name, n.name),
+					Expected: "the name of a saved secret"})
+			}
+		}
+	}
+	return missing
+}
+
+// findSecret returns the secret that a name means for edges of a namespace.
+func findSecret(st *state.State, namespace, name string) (*gwv1.SecretRecord, bool) {
+	if s, ok := st.Secret(namespace, name); ok {
+		return s, true
+	}
+	return st.Secret(resource.Global, name)
+}
+
+// Push makes a release for every namespace in scope whose effective configuration differs from its release.
+func (s *ReleaseServer) Push(ctx context.Context, r *gwv1.PushRequest) (*gwv1.PushResponse, error) {
+	if _, err := admit(ctx, r, RoleOperator, scopeNeeds(r.Scope)...); err != nil {
+		return nil, err
+	}
+	for try := 1; ; try++ {
+		answer, err := s.push(ctx, r)
+		var refused *raftstore.Refused
+		if r.Base == "" && try < maxPushTries && errors.As(err, &refused) && refused.Refusal.GetCode() == gwv1.RefusalCode_REFUSAL_CODE_CHANGED {
+			continue
+		}
+		return answer, err
+	}
+}
+
+func (s *ReleaseServer) push(ctx context.Context, r *gwv1.PushRequest) (*gwv1.PushResponse, error) {
+	st, err := s.store.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// A repeated call gets its first answer even if what is saved now could not be pushed.
+	if p, _ := PrincipalOf(ctx); keyOf(ctx) != "" {
+		if first, ok := st.Repeated(p.User, keyOf(ctx)); ok {
+			return pushed(first.Result)
+		}
+	}
+	p, err := makePlan(st, r.Scope)
+	if err != nil {
+		return nil, err
+	}
+	if r.Base != "" && r.Base != p.base() {
+		return nil, &Error{Reason: ReasonChanged, Message: "what would be released has changed since you looked: preview the push again"}
+	}
+	if err := s.check(ctx, p); err != nil {
+		return nil, err
+	}
+	body := &gwv1.PushReleases{Note: r.Note, ConfirmRemoval: r.ConfirmRemoval}
+	for _, n := range p.namespaces {
+		body.Namespaces = append(body.Namespaces, &gwv1.NamespaceChecksum{Namespace: n.name, Checksum: n.checksum[:]})
+	}
+	result, err := s.change(ctx, &gwv1.Command{Body: &gwv1.Command_PushReleases{PushReleases: body}})
+	if err != nil {
+		return nil, err
+	}
+	return pushed(result)
+}
+
+func pushed(r *gwv1.Result) (*gwv1.PushResponse, error) {
+	if r.GetPush() == nil {
+		return nil, keyReused()
+	}
+	answer := &gwv1.PushResponse{}
+	for _, n := range r.GetPush().GetNamespaces() {
+		answer.Namespaces = append(answer.Namespaces, &gwv1.PushedNamespace{
+			Namespace: n.Namespace, Released: n.Released, Release: n.Number, Checksum: hex.EncodeToString(n.Checksum),
+			Created: n.Created, Updated: n.Updated, Deleted: n.Deleted,
+		})
+		if n.Released {
+			answer.Number = r.Push.Number
+		}
+	}
+	return answer, nil
+}
+
+// ListReleases returns kept releases, newest first.
+func (s *ReleaseServer) ListReleases(ctx context.Context, r *gwv1.ListReleasesRequest) (*gwv1.ListReleasesResponse, error) {
+	p, err := admit(ctx, r, RoleViewer)
+	if err != nil {
+		return nil, err
+	}
+	if r.Namespace != "" {
+		if _, err := allow(ctx, RoleViewer, r.Namespace); err != nil {
+			return nil, err
+		}
+	}
+	st, err := s.store.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	limit := int(r.Limit)
+	if limit == 0 {
+		limit = defaultPage
+	}
+	var kept []*state.Release
+	for x := range st.Releases(r.Namespace) {
+		if p.sees(x.Namespace) {
+			kept = append(kept, x)
+		}
+	}
+	slices.SortFunc(kept, func(a, b *state.Release) int {
+		return cmp.Or(cmp.Compare(b.Number, a.Number), cmp.Compare(a.Namespace, b.Namespace))
+	})
+	answer := &gwv1.ListReleasesResponse{}
+	for _, x := range kept[:min(limit, len(kept))] {
+		target, _ := st.Target(x.Namespace)
+		answer.Releases = append(answer.Releases, &gwv1.Release{
+			Namespace: x.Namespace, Number: x.Number, Epoch: x.Epoch, Checksum: x.Checksum.String(),
+			CreatedAt: stamp(x.CreatedAt), CreatedBy: x.CreatedBy, Note: x.Note,
+			Resources: uint32(x.Len()), SizeBytes: x.Size, Target: target == x,
+		})
+	}
+	return answer, nil
+}
+
+// entriesOf returns an effective configuration as a release would hold it.
+func entriesOf(st *state.State, namespace string) iter.Seq[*gwv1.ReleaseEntry] {
+	return func(yield func(*gwv1.ReleaseEntry) bool) {
+		for r := range st.Effective(namespace) {
+			if !yield(&gwv1.ReleaseEntry{Kind: r.Kind, Name: r.Name, Digest: r.Digest, Spec: r.Spec, Secrets: r.Secrets}) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,130 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"gw/raftstore/state"
+	"gw/rpc/gwv1"
+)
+
+const (
+	dutyInterval = time.Second
+	purgeEvery   = time.Minute
+	// recordsPerCommand bounds a batch of registry changes; a record is at most a few KiB, mostly labels.
+	recordsPerCommand = 200
+)
+
+// Run does what the leader owes the fleet until ctx ends, and returns ctx's error: it wakes watch streams when something
+// changed that concerns edges, records every second what changed about edges, and deletes ephemeral edges that are
+// away. Run once at a time.
+func (h *Hub) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	wg.Go(func() { cancel(h.core.follow(ctx)) })
+	wg.Go(func() { cancel(h.core.duties(ctx)) })
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+func (k *core) duties(ctx context.Context) error {
+	ticks, stop := k.ticker(dutyInterval)
+	defer stop()
+	purged, led := k.now(), false
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticks:
+		}
+		leading := k.store.Leading()
+		if leading && !led {
+			k.fleet.SetLeaderSince(k.now())
+		}
+		led = leading
+		k.fleet.Elapse()
+		if !leading {
+			continue
+		}
+		if err := k.recordEdges(ctx); err != nil && ctx.Err() == nil {
+			k.log.WarnContext(ctx, "edges could not be recorded; they will be again", "error", err)
+		}
+		if now := k.now(); now.Sub(purged) >= purgeEvery {
+			purged = now
+			if err := k.purgeEdges(ctx); err != nil && ctx.Err() == nil {
+				k.log.WarnContext(ctx, "ephemeral edges could not be deleted; it will be tried again", "error", err)
+			}
+		}
+	}
+}
+
+// recordEdges puts into the registry what edges have said that it doesn't say yet.
+func (k *core) recordEdges(ctx context.Context) error {
+	for {
+		heard := k.fleet.Drain(recordsPerCommand)
+		if len(heard) == 0 {
+			return nil
+		}
+		st, err := k.store.Read(ctx)
+		var changed []*gwv1.EdgeRecord
+		if err == nil {
+			changed = k.changedEdges(st, heard)
+		}
+		if err == nil && len(changed) > 0 {
+			_, _, err = k.propose(ctx, &gwv1.Command{Body: &gwv1.Command_UpdateEdges{UpdateEdges: &gwv1.UpdateEdges{Edges: changed}}}, false)
+		}
+		if err != nil {
+			for _, r := range heard {
+				k.fleet.MarkDirty(r.Id)
+			}
+			return fmt.Errorf("record %d edges: %w", len(heard), err)
+		}
+	}
+}
+
+// changedEdges merges what was heard into the registry's records and leaves out what says nothing new.
+func (k *core) changedEdges(st *state.State, heard []*gwv1.EdgeRecord) (changed []*gwv1.EdgeRecord) {
+	for _, h := range heard {
+		was, ok := st.Edge(h.Id)
+		if !ok {
+			h.FirstSeen = k.now().UnixNano()
+			changed = append(changed, h)
+			continue
+		}
+		h.Labels, h.FirstSeen, h.Ephemeral = was.Labels, was.FirstSeen, was.Ephemeral
+		if was.Namespace != h.Namespace {
+			h.Labels = nil // an admin gave them to an edge of the other namespace
+		}
+		if !proto.Equal(was, h) {
+			changed = append(changed, h)
+		}
+	}
+	return changed
+}
+
+// purgeEdges deletes the entries of ephemeral edges that have been away for long.
+func (k *core) purgeEdges(ctx context.Context) error {
+	st, err := k.store.Read(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for e := range st.Edges() {
+		if !e.Ephemeral || k.fleet.Away(e.Id, time.Unix(0, e.FirstSeen)) < ephemeralAway {
+			continue
+		}
+		_, _, err := k.propose(ctx, &gwv1.Command{Body: &gwv1.Command_RemoveEdge{RemoveEdge: &gwv1.RemoveEdgeRecord{Id: e.Id}}}, false)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("delete edge %s: %w", e.Id, err))
+			continue
+		}
+		k.fleet.Forget(e.Id)
+	}
+	return errors.Join(failed...)
+}

@@ -1,0 +1,64 @@
+package rpc
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	maxTries     = 10
+	tryEvery     = 6 * time.Second // one more try after each
+	maxThrottled = 10_000
+)
+
+// throttle bounds how often something may be tried: maxTries at once, then one every tryEvery.
+type throttle struct {
+	now func() time.Time
+
+	mu    sync.Mutex // guards what follows
+	since map[string]time.Time
+}
+
+func newThrottle(now func() time.Time) *throttle {
+	return &throttle{now: now, since: make(map[string]time.Time)}
+}
+
+// take uses up one try of a key; or returns how long to wait for the next.
+func (t *throttle) take(key string) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	if len(t.since) >= maxThrottled {
+		t.sweepLocked(now)
+	}
+	// since is when the key's first try was, had they come one every tryEvery: it runs ahead of now as tries are used up.
+	since := t.since[key]
+	if since.Before(now) {
+		since = now
+	}
+	if wait := since.Sub(now) - (maxTries-1)*tryEvery; wait > 0 {
+		return wait
+	}
+	t.since[key] = since.Add(tryEvery)
+	return 0
+}
+
+// sweepLocked drops keys that have all their tries again. If so many are in use at once, all are dropped: under such an
+// attack the memory matters more, and every try costs a password's hashing anyway.
+func (t *throttle) sweepLocked(now time.Time) {
+	for key, since := range t.since {
+		if !since.After(now) {
+			delete(t.since, key)
+		}
+	}
+	if len(t.since) >= maxThrottled {
+		clear(t.since)
+	}
+}
+
+// forgive gives a key all its tries back.
+func (t *throttle) forgive(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.since, key)
+}

@@ -1,0 +1,171 @@
+package rpc
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
+	"gw/raftstore"
+	"gw/raftstore/state"
+	"gw/rpc/gwv1"
+)
+
+// changesPerMessage bounds a message of access changes to some hundred KiB.
+const changesPerMessage = 5000
+
+// Watch sends access changes since the edge's version, a tick on open and every 5 s, and notices between them.
+func (s *EdgeServer) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *connect.ServerStream[gwv1.WatchResponse]) error {
+	who, err := s.edgeOf(ctx)
+	if err != nil {
+		return err
+	}
+	ticks, stop := s.ticker(TickInterval)
+	defer stop()
+	// The channel is taken before the state is read, here and below, so that nothing falls between the two.
+	changed := s.notices.next()
+	st, err := s.read(ctx)
+	if err != nil {
+		return err
+	}
+	gone, release := s.fleet.OpenStream(who.Edge, r.SessionId, who.address)
+	defer release()
+	w := &watch{who: who, send: stream.Send}
+	if err := w.begin(st, r); err != nil {
+		return err
+	}
+	for {
+		tick := false
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-gone:
+			return stream.Send(&gwv1.WatchResponse{Event: &gwv1.WatchResponse_Removed{Removed: &gwv1.Removed{}}})
+		case <-changed:
+			changed = s.notices.next()
+		case <-ticks:
+			tick = true
+		}
+		if !s.store.Leading() {
+			return raftstore.ErrNotLeader
+		}
+		if _, err := s.edgeOf(ctx); err != nil {
+			return err // its certificate has ended meanwhile
+		}
+		if err := w.tell(s.store.State(), tick); err != nil {
+			return err
+		}
+	}
+}
+
+// watch is what one stream has told its edge.
+type watch struct {
+	who     caller
+	send    func(*gwv1.WatchResponse) error // an error ends the stream
+	cluster string
+	epoch   uint64
+	access  uint64
+	target  *gwv1.Target
+}
+
+// begin tells an edge what it missed, and then where things stand.
+func (w *watch) begin(st *state.State, r *gwv1.WatchRequest) error {
+	c := st.Cluster()
+	w.cluster, w.epoch, w.access = r.ClusterId, r.Epoch, r.AccessVersion
+	if w.cluster != c.ClusterId || w.epoch != c.Epoch {
+		if err := w.reset(st); err != nil {
+			return err
+		}
+	}
+	return w.tell(st, true)
+}
+
+// tell sends what changed since the stream last told: access changes first, since a revocation must not wait; then a
+// tick if one is due or the target is another.
+func (w *watch) tell(st *state.State, tick bool) error {
+	c := st.Cluster()
+	if w.epoch != c.Epoch {
+		if err := w.reset(st); err != nil {
+			return err
+		}
+	}
+	if err := w.catchUp(st); err != nil {
+		return err
+	}
+	target := targetOf(st, w.who.Namespace)
+	if !tick && proto.Equal(target, w.target) {
+		return nil
+	}
+	w.target = target
+	return w.send(&gwv1.WatchResponse{Event: &gwv1.WatchResponse_Tick{Tick: &gwv1.Tick{
+		ClusterId: c.ClusterId, Epoch: c.Epoch, AccessVersion: c.AccessVersion, Target: target,
+	}}})
+}
+
+// reset tells the edge to validate again whatever it has cached.
+func (w *watch) reset(st *state.State) error {
+	c := st.Cluster()
+	w.cluster, w.epoch, w.access = c.ClusterId, c.Epoch, c.AccessVersion
+	return w.sendAccess(&gwv1.AccessChanges{Reset_: true, AccessVersion: c.AccessVersion})
+}
+
+func (w *watch) catchUp(st *state.State) error {
+	now := st.Cluster().AccessVersion
+	if w.access == now {
+		return nil
+	}
+	records, ok := st.AccessSince(w.access)
+	if !ok {
+		return w.reset(st)
+	}
+	var changes []*gwv1.AccessChange
+	for _, r := range records {
+		if c := shownChange(st, w.who.Namespace, r); c != nil {
+			changes = append(changes, c)
+		}
+	}
+	for len(changes) > changesPerMessage {
+		part := changes[:changesPerMessage]
+		changes = changes[changesPerMessage:]
+		// Changes of one version may be parted; an edge that has only some of them must not say that it has the version.
+		if err := w.sendAccess(&gwv1.AccessChanges{Changes: part, AccessVersion: part[len(part)-1].Version - 1}); err != nil {
+			return err
+		}
+	}
+	w.access = now
+	return w.sendAccess(&gwv1.AccessChanges{Changes: changes, AccessVersion: now})
+}
+
+func (w *watch) sendAccess(changes *gwv1.AccessChanges) error {
+	return w.send(&gwv1.WatchResponse{Event: &gwv1.WatchResponse_Access{Access: changes}})
+}
+
+// shownChange returns an access change as edges of a namespace hear of it; nil if it is none of theirs. What can't be
+// told any more, because it was deleted, is told to all: they know it by a hash or an ID, or not at all.
+func shownChange(st *state.State, namespace string, r *gwv1.AccessChangeRecord) *gwv1.AccessChange {
+	c := &gwv1.AccessChange{Version: r.Version}
+	switch x := r.Change.(type) {
+	case *gwv1.AccessChangeRecord_RevokedToken:
+		if token, ok := st.TokenByHash(x.RevokedToken); ok {
+			if app, ok := st.AppByID(token.AppId); ok && !serves(namespace, app.Namespace) {
+				return nil
+			}
+		}
+		c.Change = &gwv1.AccessChange_RevokedToken{RevokedToken: x.RevokedToken}
+	case *gwv1.AccessChangeRecord_ChangedApp:
+		if app, ok := st.AppByID(x.ChangedApp); ok && !serves(namespace, app.Namespace) {
+			return nil
+		}
+		c.Change = &gwv1.AccessChange_ChangedApp{ChangedApp: x.ChangedApp}
+	case *gwv1.AccessChangeRecord_DeletedApp:
+		c.Change = &gwv1.AccessChange_DeletedApp{DeletedApp: x.DeletedApp}
+	case *gwv1.AccessChangeRecord_ChangedSecret:
+		if !serves(namespace, x.ChangedSecret.GetNamespace()) {
+			return nil
+		}
+		c.Change = &gwv1.AccessChange_ChangedSecret{ChangedSecret: x.ChangedSecret.GetName()}
+	default:
+		return nil
+	}
+	return c
+}
