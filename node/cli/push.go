@@ -1,0 +1,165 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"gw/rpc/gwv1"
+)
+
+// PushOptions is the flags of a push.
+type PushOptions struct {
+	Note           string        `placeholder:"TEXT" help:"Shown in the history."`
+	Base           string        `placeholder:"BASE" help:"Push only if exactly this would be released, as gw diff -o json named it."`
+	Yes            bool          `short:"y" env:"-" help:"Don't ask."`
+	ConfirmRemoval bool          `env:"-" help:"Push even if it removes more than half of a namespace's resources."`
+	Wait           share         `placeholder:"PERCENT" help:"Wait until this share of the registered edges has loaded it, such as 100%; exit with 3 if that does not come."`
+	Timeout        time.Duration `default:"60s" help:"How long to wait."`
+}
+
+// Push is "gw push".
+type Push struct {
+	Namespaces []string `name:"namespace" short:"n" placeholder:"NS" help:"Namespaces to push, each with global as saved; may be repeated. Default: all."`
+	PushOptions
+	Output
+	Connection
+}
+
+// Examples returns the examples of the command's help.
+func (*Push) Examples() string {
+	return `
+gw push
+gw push -n staging --note "orders v2"
+gw push --yes --wait 100% --timeout 2m`
+}
+
+// Run shows what would be pushed, asks on a terminal, pushes and waits.
+func (p *Push) Run(ctx context.Context, c *Context) error {
+	h, err := p.open(c)
+	if err != nil {
+		return err
+	}
+	return p.push(ctx, c, h, p.Namespaces, &p.Output)
+}
+
+// push pushes namespaces, all if there are none. Without a terminal nobody is asked: the command is the will.
+func (p *PushOptions) push(ctx context.Context, c *Context, h *hub, namespaces []string, out *Output) error {
+	scope := &gwv1.Scope{Namespaces: namespaces}
+	preview, err := h.releases.PreviewPush(ctx, &gwv1.PreviewPushRequest{Scope: scope})
+	if err != nil {
+		return err
+	}
+	people := c.Stdout
+	if !out.forPeople() {
+		people = c.Stderr
+	}
+	changed := showPreview(c, people, preview)
+	if problems := preview.GetProblems(); len(problems) > 0 {
+		return fmt.Errorf("it can't be pushed like this:\n  %s", strings.Join(problems, "\n  "))
+	}
+	pushed := new(gwv1.PushResponse)
+	if changed > 0 || p.Base != "" {
+		req := &gwv1.PushRequest{Scope: scope, Note: p.Note, Base: p.Base, ConfirmRemoval: p.ConfirmRemoval}
+		if !p.Yes && c.interactive() {
+			if err := c.confirm(ctx, fmt.Sprintf("Push to %s", counted(changed, "namespace")), "--yes"); err != nil {
+				return err
+			}
+			if req.Base == "" {
+				req.Base = preview.GetBase() // what was agreed to, and nothing saved since
+			}
+		}
+		if pushed, err = h.releases.Push(ctx, req); err != nil {
+			return err
+		}
+		showPushed(people, pushed)
+	}
+	return p.finish(ctx, c, h, preview, pushed, out)
+}
+
+// finish waits if that is wanted, and prints what programs read.
+func (p *PushOptions) finish(ctx context.Context, c *Context, h *hub, preview *gwv1.PreviewPushResponse, pushed *gwv1.PushResponse, out *Output) error {
+	answer := plainOf(pushed).(object)
+	var waited error
+	if p.Wait > 0 {
+		w := newWait(c, h, p, preview, pushed)
+		var failed *ExitError
+		if waited = w.run(ctx); waited != nil && !errors.As(waited, &failed) {
+			return waited
+		}
+		answer = append(answer, member{"wait", w.result()})
+		if waited == nil {
+			c.say("%s", w.success())
+		}
+	}
+	if !out.forPeople() {
+		if err := out.value(c, answer); err != nil {
+			return err
+		}
+	}
+	return waited
+}
+
+// showPreview tells people what a push would change and returns in how many namespaces.
+func showPreview(c *Context, w io.Writer, preview *gwv1.PreviewPushResponse) (changed int) {
+	colors := c.colors(w)
+	for _, n := range preview.GetNamespaces() {
+		if len(n.GetChanges()) == 0 && n.GetReleasedChecksum() == n.GetExpectedChecksum() {
+			continue
+		}
+		changed++
+		fmt.Fprintf(w, "%s: %s, %s, %s of %s\n", printable(n.GetNamespace()), counted(len(n.GetChanges()), "change"),
+			edgesOf(n), byteSize(n.GetSizeBytes()), byteSize(n.GetMaxSizeBytes()))
+		for _, r := range n.GetChanges() {
+			sign := map[gwv1.Change]string{gwv1.Change_CHANGE_CREATED: "+", gwv1.Change_CHANGE_UPDATED: "~", gwv1.Change_CHANGE_DELETED: "-"}[r.GetChange()]
+			fmt.Fprintf(w, "  %s\n", changeCell(r.GetChange()).paint.on(sign+" "+printable(r.GetKind()+"/"+r.GetName()), colors))
+		}
+	}
+	if changed == 0 {
+		fmt.Fprintln(w, "Nothing to push: what is saved is what is released.")
+	}
+	return changed
+}
+
+func edgesOf(n *gwv1.NamespacePreview) string {
+	text := counted(n.GetEdges(), "edge")
+	if n.GetEdges() > n.GetConnectedEdges() {
+		text += fmt.Sprintf(" (%d connected)", n.GetConnectedEdges())
+	}
+	return text
+}
+
+func showPushed(w io.Writer, pushed *gwv1.PushResponse) {
+	if pushed.GetNumber() == 0 {
+		fmt.Fprintln(w, "Nothing was pushed: what is saved is what is released.")
+		return
+	}
+	for _, n := range pushed.GetNamespaces() {
+		if !n.GetReleased() {
+			continue
+		}
+		fmt.Fprintf(w, "Pushed %s: release %d, %d created, %d updated, %d deleted\n", printable(n.GetNamespace()), n.GetRelease(), n.GetCreated(), n.GetUpdated(), n.GetDeleted())
+	}
+}
+
+// counted returns "1 edge" or "2 edges".
+func counted[T ~int | ~uint32](n T, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+func byteSize(n uint64) string {
+	switch {
+	case n < 1<<10:
+		return fmt.Sprintf("%d B", n)
+	case n < 1<<20:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	default:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+}
