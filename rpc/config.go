@@ -183,10 +183,13 @@ func (s *ConfigServer) DeleteResources(ctx context.Context, r *gwv1.DeleteResour
 	b := &batch{state: st}
 	var missing []*gwv1.Violation
 	seen := map[resource.Key]bool{}
+	_, again := repeated(ctx, st) // then they are gone already, and the state knows what it answered
 	for _, k := range r.Keys {
 		key := resource.Key{Kind: k.Kind, Namespace: orDefault(k.Namespace), Name: k.Name}
 		x, ok := st.Resource(key.Kind, key.Namespace, key.Name)
-		if !ok {
+		if !ok && again {
+			x = &gwv1.ResourceRecord{Kind: key.Kind, Namespace: key.Namespace, Name: key.Name}
+		} else if !ok {
 			missing = append(missing, &gwv1.Violation{Kind: key.Kind, Namespace: key.Namespace, Name: key.Name,
 				Code: ReasonNotFound, Message: "there is no such resource"})
 			continue

@@ -93,9 +93,9 @@ func invalid(field, code, format string, args ...any) error {
 		Violations: []*gwv1.Violation{{Field: field, Code: code, Message: message}}}
 }
 
-// ErrorOf is the one table from errors to what callers see: a code, a message, and always one gwv1.ErrorDetail. An error
+// errorOf is the one table from errors to what callers see: a code, a message, and always one gwv1.ErrorDetail. An error
 // it does not know is CodeInternal with a reference and nothing else; log is told the rest. nil stays nil.
-func ErrorOf(ctx context.Context, log *slog.Logger, err error) *connect.Error {
+func errorOf(ctx context.Context, log *slog.Logger, err error) *connect.Error {
 	if err == nil {
 		return nil
 	}

@@ -286,23 +286,24 @@ func (s *FleetServer) RemoveEdge(ctx context.Context, r *gwv1.RemoveEdgeRequest)
 	}
 	record, registered := st.Edge(r.Id)
 	live := s.fleet.Live(r.Id)
-	if !registered && live == nil {
+	_, again := repeated(ctx, st)
+	if !registered && live == nil && !again {
 		return nil, notFound("edge", r.Id)
 	}
-	namespace := record.GetNamespace()
-	if !registered {
-		namespace = live.Namespace
+	for _, namespace := range []string{record.GetNamespace(), live.GetNamespace()} {
+		if namespace != "" && !p.may(RoleAdmin, namespace) {
+			return nil, notFound("edge", r.Id) // as GetEdge says it
+		}
 	}
-	if !p.may(RoleAdmin, namespace) {
-		return nil, notFound("edge", r.Id)
-	}
-	if registered {
+	if registered || again {
 		_, err := s.change(ctx, &gwv1.Command{Body: &gwv1.Command_RemoveEdge{RemoveEdge: &gwv1.RemoveEdgeRecord{Id: r.Id}}})
 		if err != nil {
 			return nil, err
 		}
 	}
-	s.fleet.Forget(r.Id)
+	if !again { // or a retry would forget the edge that has come back since
+		s.fleet.Forget(r.Id)
+	}
 	return &gwv1.RemoveEdgeResponse{}, nil
 }
 

@@ -70,8 +70,8 @@ func (c *HubConfig) complete() error {
 }
 
 // Hub is the services of one hub. Its handlers may be called in-process, by a context with a principal (WithPrincipal):
-// they check the caller and the request as they do for calls from the wire. ErrorOf turns the errors they return into
-// what the wire would show.
+// they check the caller and the request as they do for calls from the wire. Error turns the errors they return into what
+// the wire would show.
 type Hub struct {
 	Config   *ConfigServer
 	Releases *ReleaseServer
@@ -118,6 +118,15 @@ type core struct {
 // of the state or of the fleet moves it. 0, or a revision of another process, is answered at once.
 func (h *Hub) Wake(ctx context.Context, after uint64) (uint64, error) {
 	return h.core.wake(ctx, after)
+}
+
+// Error returns what the wire would show of an error that a handler returned, a *connect.Error with one
+// gwv1.ErrorDetail; nil for nil. What is unexpected goes to the log, and the caller gets a reference to it.
+func (h *Hub) Error(ctx context.Context, err error) error {
+	if err == nil {
+		return nil // not a nil *connect.Error, which would be an error
+	}
+	return errorOf(ctx, h.core.log, err)
 }
 
 // revision is the sum of two numbers that only rise: it moves when either does.

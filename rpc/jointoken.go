@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"time"
 
+	"gw/raftstore/state"
 	"gw/rpc/gwv1"
 	"gw/rpc/identity"
 	"gw/rpc/resource"
@@ -44,7 +45,8 @@ func (s *AccessServer) CreateJoinToken(ctx context.Context, r *gwv1.CreateJoinTo
 	if !r.Unlimited {
 		record.MaxUses = max(r.MaxUses, 1)
 	}
-	_, err = s.deliver(ctx, &gwv1.Command{Body: &gwv1.Command_PutJoinToken{PutJoinToken: &gwv1.PutJoinTokenRecord{JoinToken: record}}})
+	err = s.deliver(ctx, &gwv1.Command{Body: &gwv1.Command_PutJoinToken{PutJoinToken: &gwv1.PutJoinTokenRecord{JoinToken: record}}},
+		func(st *state.State) bool { _, ok := st.JoinToken(token.ID); return ok })
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +79,8 @@ func (s *AccessServer) DeleteJoinToken(ctx context.Context, r *gwv1.DeleteJoinTo
 		return nil, err
 	}
 	token, ok := st.JoinToken(r.Id)
-	if !ok || !p.may(RoleAdmin, token.Namespace) {
+	_, again := repeated(ctx, st)
+	if !again && (!ok || !p.may(RoleAdmin, token.Namespace)) {
 		return nil, notFound("join token", r.Id)
 	}
 	_, err = s.change(ctx, &gwv1.Command{Body: &gwv1.Command_DeleteJoinToken{DeleteJoinToken: &gwv1.DeleteJoinTokenRecord{Id: r.Id}}})

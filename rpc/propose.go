@@ -12,44 +12,42 @@ import (
 
 const maxIdempotencyKey = 128
 
-// propose makes a command of the caller and has it applied. once says that the caller's idempotency key is of this
-// command: then the result may be that of an earlier call, and repeated is true.
-func (k *core) propose(ctx context.Context, cmd *gwv1.Command, once bool) (r *gwv1.Result, repeated bool, err error) {
+// propose makes a command of the caller and has it applied.
+func (k *core) propose(ctx context.Context, cmd *gwv1.Command) (*gwv1.Result, error) {
 	p, _ := PrincipalOf(ctx)
 	cmd.FeatureLevel = state.FeatureLevel
 	cmd.Actor, cmd.ActorAddress = p.User, p.Address
 	cmd.ProposedAt = k.now().UnixNano()
-	if once {
-		cmd.IdempotencyKey = keyOf(ctx)
-	}
-	if cmd.IdempotencyKey != "" {
-		// IDs and times in the command are new ones: the state would take it for another command under the same key.
-		st, err := k.store.Read(ctx)
-		if err != nil {
-			return nil, false, err
-		}
-		if first, ok := st.Repeated(cmd.Actor, cmd.IdempotencyKey); ok {
-			return first.Result, true, nil
-		}
-	}
-	r, err = k.store.Propose(ctx, cmd)
-	return r, false, err
+	return k.store.Propose(ctx, cmd)
 }
 
-// change is propose for commands that return nothing a repeated call could miss.
+// change proposes what the caller's idempotency key is of: the result may be that of an earlier call with the key.
 func (k *core) change(ctx context.Context, cmd *gwv1.Command) (*gwv1.Result, error) {
-	r, _, err := k.propose(ctx, cmd, true)
-	return r, err
+	cmd.IdempotencyKey = keyOf(ctx)
+	return k.propose(ctx, cmd)
 }
 
-// deliver is propose for commands whose answer holds a secret that exists nowhere else.
-func (k *core) deliver(ctx context.Context, cmd *gwv1.Command) (*gwv1.Result, error) {
-	r, repeated, err := k.propose(ctx, cmd, true)
-	if err == nil && repeated {
-		return nil, &Error{Reason: ReasonAlreadyDelivered,
+// deliver is change for commands whose answer holds a secret that is kept nowhere else. kept reports whether the state
+// has what this very call made: it has not if an earlier call had the same idempotency key.
+func (k *core) deliver(ctx context.Context, cmd *gwv1.Command, kept func(st *state.State) bool) error {
+	if _, err := k.change(ctx, cmd); err != nil {
+		return err
+	}
+	if cmd.IdempotencyKey != "" && !kept(k.store.State()) {
+		return &Error{Reason: ReasonAlreadyDelivered,
 			Message: "this call was made before with the same idempotency key; its secret was in that answer only: make another one"}
 	}
-	return r, err
+	return nil
+}
+
+// repeated returns the result of an earlier call of the caller with the same idempotency key.
+func repeated(ctx context.Context, st *state.State) (*gwv1.Result, bool) {
+	p, _ := PrincipalOf(ctx)
+	if keyOf(ctx) == "" {
+		return nil, false
+	}
+	first, ok := st.Repeated(p.User, keyOf(ctx))
+	return first.GetResult(), ok
 }
 
 // keyReused is the answer to an idempotency key that was given to another call before.

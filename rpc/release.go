@@ -205,10 +205,8 @@ func (s *ReleaseServer) push(ctx context.Context, r *gwv1.PushRequest) (*gwv1.Pu
 		return nil, err
 	}
 	// A repeated call gets its first answer even if what is saved now could not be pushed.
-	if p, _ := PrincipalOf(ctx); keyOf(ctx) != "" {
-		if first, ok := st.Repeated(p.User, keyOf(ctx)); ok {
-			return pushed(first.Result)
-		}
+	if first, ok := repeated(ctx, st); ok {
+		return pushed(first)
 	}
 	p, err := makePlan(st, r.Scope)
 	if err != nil {

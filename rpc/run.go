@@ -36,6 +36,7 @@ func (h *Hub) Run(ctx context.Context) error {
 func (k *core) duties(ctx context.Context) error {
 	ticks, stop := k.ticker(dutyInterval)
 	defer stop()
+	ctx = WithPrincipal(ctx, Principal{User: "hub/" + k.store.NodeID()})
 	purged, led := k.now(), false
 	for {
 		select {
@@ -77,7 +78,7 @@ func (k *core) recordEdges(ctx context.Context) error {
 			changed = k.changedEdges(st, heard)
 		}
 		if err == nil && len(changed) > 0 {
-			_, _, err = k.propose(ctx, &gwv1.Command{Body: &gwv1.Command_UpdateEdges{UpdateEdges: &gwv1.UpdateEdges{Edges: changed}}}, false)
+			_, err = k.propose(ctx, &gwv1.Command{Body: &gwv1.Command_UpdateEdges{UpdateEdges: &gwv1.UpdateEdges{Edges: changed}}})
 		}
 		if err != nil {
 			for _, r := range heard {
@@ -119,7 +120,7 @@ func (k *core) purgeEdges(ctx context.Context) error {
 		if !e.Ephemeral || k.fleet.Away(e.Id, time.Unix(0, e.FirstSeen)) < ephemeralAway {
 			continue
 		}
-		_, _, err := k.propose(ctx, &gwv1.Command{Body: &gwv1.Command_RemoveEdge{RemoveEdge: &gwv1.RemoveEdgeRecord{Id: e.Id}}}, false)
+		_, err := k.propose(ctx, &gwv1.Command{Body: &gwv1.Command_RemoveEdge{RemoveEdge: &gwv1.RemoveEdgeRecord{Id: e.Id}}})
 		if err != nil {
 			failed = append(failed, fmt.Errorf("delete edge %s: %w", e.Id, err))
 			continue

@@ -97,9 +97,9 @@ func (s *AccessServer) openSession(ctx context.Context, p Principal, r *gwv1.Sig
 	hash := identity.HashCredential(bearer)
 	now := s.now()
 	expires := now.Add(ttl)
-	_, err := s.deliver(ctx, &gwv1.Command{Body: &gwv1.Command_PutSession{PutSession: &gwv1.PutSessionRecord{Session: &gwv1.SessionRecord{
+	err := s.deliver(ctx, &gwv1.Command{Body: &gwv1.Command_PutSession{PutSession: &gwv1.PutSessionRecord{Session: &gwv1.SessionRecord{
 		TokenHash: hash[:], User: p.User, CreatedAt: now.UnixNano(), ExpiresAt: expires.UnixNano(),
-	}}}})
+	}}}}, func(st *state.State) bool { _, ok := st.Session(hash[:]); return ok })
 	if err != nil {
 		return nil, err
 	}

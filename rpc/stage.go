@@ -68,7 +68,7 @@ func (s *ConfigServer) stage(ctx context.Context, change *gwv1.ChangeResources) 
 		if len(part.Blobs) == 0 {
 			return nil
 		}
-		_, _, err := s.propose(ctx, &gwv1.Command{Body: &gwv1.Command_StageBlobs{StageBlobs: part}}, false)
+		_, err := s.propose(ctx, &gwv1.Command{Body: &gwv1.Command_StageBlobs{StageBlobs: part}})
 		part, size = &gwv1.StageBlobs{Stage: change.Stage}, 0
 		if err != nil {
 			return fmt.Errorf("stage a part of the batch: %w", err)

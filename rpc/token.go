@@ -31,7 +31,8 @@ func (s *AccessServer) CreateToken(ctx context.Context, r *gwv1.CreateTokenReque
 	if r.Ttl != nil {
 		token.ExpiresAt = now.Add(r.Ttl.AsDuration()).UnixNano()
 	}
-	_, err = s.deliver(ctx, &gwv1.Command{Body: &gwv1.Command_PutToken{PutToken: &gwv1.PutTokenRecord{Token: token}}})
+	err = s.deliver(ctx, &gwv1.Command{Body: &gwv1.Command_PutToken{PutToken: &gwv1.PutTokenRecord{Token: token}}},
+		func(st *state.State) bool { _, ok := st.TokenByHash(hash[:]); return ok })
 	if err != nil {
 		return nil, err
 	}

@@ -58,6 +58,20 @@ func (s *ReleaseServer) FollowPush(ctx context.Context, r *gwv1.WatchPushRequest
 	}
 }
 
+// PushProgress is what FollowPush would send now.
+func (s *ReleaseServer) PushProgress(ctx context.Context, number uint64) (*gwv1.WatchPushResponse, error) {
+	r := &gwv1.WatchPushRequest{Number: number}
+	p, err := admit(ctx, r, RoleViewer)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.store.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.progress(st, p, number)
+}
+
 // progress counts where the edges of a push are.
 func (s *ReleaseServer) progress(st *state.State, p Principal, number uint64) (*gwv1.WatchPushResponse, error) {
 	answer := &gwv1.WatchPushResponse{Number: number}

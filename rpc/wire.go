@@ -66,7 +66,7 @@ func (k *core) options(maxRequest int, more ...connect.HandlerOption) []connect.
 func (k *core) adminGate(ctx context.Context, spec connect.Spec, peer connect.Peer, header http.Header) (context.Context, error) {
 	key := header.Get("Idempotency-Key")
 	if err := checkIdempotencyKey(key); err != nil {
-		return ctx, ErrorOf(ctx, k.log, err)
+		return ctx, errorOf(ctx, k.log, err)
 	}
 	ctx = WithIdempotencyKey(WithAddress(ctx, peer.Addr), key)
 	if spec.Procedure == gwv1connect.AccessServiceSignInProcedure {
@@ -78,7 +78,7 @@ func (k *core) adminGate(ctx context.Context, spec connect.Spec, peer connect.Pe
 	}
 	p, err := k.authenticate(strings.TrimSpace(bearer))
 	if err != nil {
-		return ctx, ErrorOf(ctx, k.log, err)
+		return ctx, errorOf(ctx, k.log, err)
 	}
 	p.Address = host(peer.Addr)
 	return WithPrincipal(ctx, p), nil
@@ -106,7 +106,7 @@ func (t *translator) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 		answer, err := next(ctx, r)
 		if err != nil {
-			return nil, ErrorOf(ctx, t.k.log, err)
+			return nil, errorOf(ctx, t.k.log, err)
 		}
 		return answer, nil
 	}
@@ -119,7 +119,7 @@ func (t *translator) WrapStreamingClient(next connect.StreamingClientFunc) conne
 func (t *translator) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
 		if err := next(ctx, conn); err != nil {
-			return ErrorOf(ctx, t.k.log, err)
+			return errorOf(ctx, t.k.log, err)
 		}
 		return nil
 	}

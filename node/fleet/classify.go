@@ -176,7 +176,7 @@ func configSync(f Facts, e *gwv1.Edge) (gwv1.Sync, string) {
 		return stale, fmt.Sprintf("ahead: it runs %s of epoch %d, newer than %s of epoch %d here; the next push brings it back",
 			release(l.release), l.epoch, release(target.Number), target.Epoch)
 	case against == 0 && !same:
-		return stale, fmt.Sprintf("drifted: it runs %s with checksum %.8x instead of %s", release(l.release), l.checksum, target.Checksum.Short())
+		return stale, fmt.Sprintf("drifted: it runs %s with checksum %.4x instead of %s", release(l.release), l.checksum, target.Checksum.Short())
 	case !same && failedOn(l.failure, target):
 		return stale, "could not apply " + release(target.Number) + ": " + culprit(l.failure)
 	case !same && e.Connection != gwv1.Connection_CONNECTION_CONNECTED:

@@ -27,6 +27,14 @@ type Live struct {
 	Goodbye     bool
 }
 
+// GetNamespace returns the namespace; "" of nil.
+func (l *Live) GetNamespace() string {
+	if l == nil {
+		return ""
+	}
+	return l.Namespace
+}
+
 // Live returns what was heard from an edge; nil if nothing was.
 func (f *Fleet) Live(edgeID string) *Live {
 	f.mu.Lock()
