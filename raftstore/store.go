@@ -4,7 +4,12 @@ package raftstore
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -17,10 +22,10 @@ import (
 type Config struct {
 	// Dir is the directory of the store, made if it isn't there. Required; one process at a time.
 	Dir string
-	// ElectionTimeout is how long hubs wait for a leader before they elect another. 0: one second.
+	// ElectionTimeout is how long hubs wait for a leader before they elect another. 0: one second; at least 10 ms.
 	ElectionTimeout time.Duration
-	// Bootstrap makes the first command of a new cluster. Required for a new directory; called once, when this hub first
-	// leads and the cluster has no ID.
+	// Bootstrap makes the first command of a new cluster. It is called, perhaps more than once, when this hub leads a
+	// cluster that has no ID yet. Nil: such a cluster stays without.
 	Bootstrap func(nodeID string) (*gwv1.Bootstrap, error)
 	// Stream carries Raft between hubs; the Store closes it. Nil: a cluster of one that listens nowhere.
 	Stream raft.StreamLayer
@@ -30,45 +35,311 @@ type Config struct {
 	Version string
 	// Now is the proposer's clock. Nil: time.Now.
 	Now func() time.Time
+
+	// For tests: 0 and nil are what is written in raftConfig and openDisk.
+	snapshotThreshold, trailingLogs uint64
+	wrapDisk                        func(disk) disk
+}
+
+func (c Config) electionTimeout() time.Duration {
+	if c.ElectionTimeout == 0 {
+		return time.Second
+	}
+	return max(c.ElectionTimeout, 10*time.Millisecond)
+}
+
+func (c Config) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.Default()
+	}
+	return c.Logger
+}
+
+func (c Config) clock() func() time.Time {
+	if c.Now == nil {
+		return time.Now
+	}
+	return c.Now
 }
 
 // Store is one hub's part of the replicated store. Safe for any number of goroutines.
-type Store struct{}
+type Store struct {
+	config    Config
+	log       *slog.Logger
+	id        string
+	lock      *os.File
+	disk      disk
+	transport *transport
+	raft      *raft.Raft
+	machine   *machine
+	manifests *manifests
+	failed    *latch
+	reads     reads
+	office    office
 
-// Open opens the store in a directory.
-func Open(c Config) (*Store, error) { return nil, nil }
+	// ctx ends when Close begins or the store fails; everything in tasks ends with it.
+	ctx      context.Context
+	cancel   context.CancelFunc
+	tasks    tasks
+	shutdown func() raft.Future // stops Raft; always the same future
+	closing  sync.Once
+	closed   error // set by closing
+}
 
-// Close stops.
-func (s *Store) Close() error { return nil }
+// Open opens the store in a directory. A directory without one becomes a cluster whose only member is this hub. If this
+// hub is the only voter, Open returns when it leads and the cluster has its ID, which takes far less than a second;
+// otherwise it does not wait for a leader. The caller closes the Store, and stops the process when Failed is closed.
+func Open(c Config) (s *Store, err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	failed := newLatch()
+	m := newMachine(failed)
+	s = &Store{
+		config: c, log: c.logger(), failed: failed, machine: m, ctx: ctx, cancel: cancel,
+		manifests: &manifests{machine: m, memo: map[string]*memo{}},
+		office:    office{changed: make(chan struct{})},
+	}
+	if err := s.open(); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("open the store in %s: %w", c.Dir, err)
+	}
+	return s, nil
+}
 
-// Propose proposes.
-func (s *Store) Propose(ctx context.Context, c *gwv1.Command) (*gwv1.Result, error) { return nil, nil }
+func (s *Store) open() error {
+	dir := s.config.Dir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	s.lock = lock
+	path := filepath.Join(dir, "raft.db")
+	_, statErr := os.Stat(path)
+	if s.id, err = loadNodeID(dir, statErr == nil); err != nil {
+		return err
+	}
+	if s.disk, err = openDisk(path); err != nil {
+		return err
+	}
+	if s.config.wrapDisk != nil {
+		s.disk = s.config.wrapDisk(s.disk)
+	}
+	if s.transport, err = s.openTransport(); err != nil {
+		return err
+	}
+	alone, err := s.startRaft(dir)
+	if err != nil {
+		return err
+	}
+	s.shutdown = sync.OnceValue(s.raft.Shutdown)
+	s.tasks.run(s.watchFailure)
+	s.tasks.run(s.follow)
+	if !alone {
+		return nil
+	}
+	s.transport.leadNow(s.ctx.Done())
+	return s.awaitFounded()
+}
 
-// Read reads.
-func (s *Store) Read(ctx context.Context) (*state.State, error) { return nil, nil }
+func (s *Store) openTransport() (*transport, error) {
+	if s.config.Stream == nil {
+		_, inner := raft.NewInmemTransport(raft.ServerAddress(s.id))
+		return newTransport(inner), nil
+	}
+	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: s.config.Stream, MaxPool: 3, Timeout: 5 * time.Second, Logger: s.raftLogger(),
+	})
+	return newTransport(inner), nil
+}
 
-// State is the newest.
-func (s *Store) State() *state.State { return nil }
+func (s *Store) raftLogger() *raftLogger { return &raftLogger{log: s.log, name: "raft"} }
 
-// Wait waits.
-func (s *Store) Wait(ctx context.Context, after uint64) (*state.State, error) { return nil, nil }
+func (s *Store) raftConfig() *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(s.id)
+	c.Logger = s.raftLogger()
+	c.ElectionTimeout = s.config.electionTimeout()
+	c.HeartbeatTimeout = c.ElectionTimeout
+	c.LeaderLeaseTimeout = c.ElectionTimeout * 3 / 4
+	c.CommitTimeout = min(50*time.Millisecond, c.ElectionTimeout/4)
+	c.SnapshotThreshold, c.SnapshotInterval, c.TrailingLogs = 8192, 60*time.Second, 10240
+	if s.config.snapshotThreshold > 0 {
+		c.SnapshotThreshold, c.TrailingLogs = s.config.snapshotThreshold, s.config.trailingLogs
+	}
+	c.NoLegacyTelemetry = true
+	return c
+}
 
-// Manifest is derived.
-func (s *Store) Manifest(namespace string) Manifest { return Manifest{} }
+// startRaft starts Raft, and first founds a cluster of one if there is nothing. alone is true if this hub is the only
+// voter.
+func (s *Store) startRaft(dir string) (alone bool, err error) {
+	config := s.raftConfig()
+	logs := &logStore{disk: s.disk, failed: s.failed, patience: diskPatience}
+	votes := &voteStore{log: logs}
+	cached, err := raft.NewLogCache(512, logs)
+	if err != nil {
+		return false, err
+	}
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, 3, s.raftLogger().Named("snapshot"))
+	if err != nil {
+		return false, err
+	}
+	if err := s.found(config, cached, votes, snapshots); err != nil {
+		return false, err
+	}
+	if s.raft, err = raft.NewRaft(config, s.machine, cached, votes, snapshots, s.transport); err != nil {
+		return false, err
+	}
+	members := s.raft.GetConfiguration()
+	if err := members.Error(); err != nil {
+		return false, err
+	}
+	voters, own := 0, false
+	for _, m := range members.Configuration().Servers {
+		if m.Suffrage == raft.Voter {
+			voters++
+			own = own || m.ID == config.LocalID
+		}
+	}
+	return voters == 1 && own, nil
+}
 
-// NodeID identifies this hub.
-func (s *Store) NodeID() string { return "" }
+// found makes this hub the only member of a new cluster, if its directory is in no cluster yet.
+func (s *Store) found(c *raft.Config, logs raft.LogStore, votes *voteStore, snapshots raft.SnapshotStore) error {
+	used, err := raft.HasExistingState(logs, votes, snapshots)
+	if err != nil {
+		return err
+	}
+	if used {
+		last, err := logs.LastIndex()
+		if err != nil {
+			return err
+		}
+		kept, err := snapshots.List()
+		if err != nil || last > 0 || len(kept) > 0 {
+			return err
+		}
+		// Only a term: founding was cut short between its two writes, and begins again.
+		if err := votes.SetUint64([]byte(keyCurrentTerm), 0); err != nil {
+			return err
+		}
+	}
+	self := raft.Server{ID: c.LocalID, Address: s.transport.LocalAddr(), Suffrage: raft.Voter}
+	members := raft.Configuration{Servers: []raft.Server{self}}
+	return raft.BootstrapCluster(c, logs, votes, snapshots, s.transport, members)
+}
 
-// Leading reports.
-func (s *Store) Leading() bool { return false }
-
-// LeadDuties runs.
-func (s *Store) LeadDuties(ctx context.Context, duty func(ctx context.Context) error) error {
+// awaitFounded waits until this hub leads a cluster that has its ID.
+func (s *Store) awaitFounded() error {
+	ctx, cancel := context.WithTimeout(s.ctx, max(10*s.config.electionTimeout(), 30*time.Second))
+	defer cancel()
+	if _, err := s.office.await(ctx, s.failed); err != nil {
+		if failed := s.failed.get(); failed != nil {
+			return failed
+		}
+		return fmt.Errorf("wait to lead: %w", err)
+	}
 	return nil
 }
 
-// Failed is closed.
-func (s *Store) Failed() <-chan struct{} { return nil }
+// watchFailure stops Raft when the store fails: what this hub says from then on could be wrong.
+func (s *Store) watchFailure() {
+	select {
+	case <-s.failed.done:
+		s.log.Error("the store failed; this hub must stop", "error", s.failed.err)
+		s.cancel()
+		s.shutdown() // not waited for: its disk may hang
+	case <-s.ctx.Done():
+	}
+}
 
-// Err is why.
-func (s *Store) Err() error { return nil }
+// Close hands nothing over: it stops Raft, waits for what the store started, and closes the files. It may be called
+// more than once, and returns the same each time.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		s.cancel()
+		s.closed = s.close()
+	})
+	return s.closed
+}
+
+func (s *Store) close() error {
+	var errs []error
+	if s.shutdown != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), s.patience())
+		defer cancel()
+		if err := answerOf(ctx, s.shutdown().Error); err != nil {
+			return errors.Join(s.failed.get(), fmt.Errorf("stop raft: %w; the files stay open", err))
+		}
+	}
+	s.tasks.wait()
+	if s.transport != nil {
+		errs = append(errs, s.transport.Close())
+	} else if s.config.Stream != nil {
+		errs = append(errs, s.config.Stream.Close())
+	}
+	if s.disk != nil {
+		errs = append(errs, s.disk.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// patience is how long Close waits for Raft, which ends only when its disk answers.
+func (s *Store) patience() time.Duration {
+	if s.failed.get() != nil {
+		return 2 * time.Second
+	}
+	return 2 * diskPatience
+}
+
+// NodeID identifies this hub, whatever its address; it is as old as the directory.
+func (s *Store) NodeID() string { return s.id }
+
+// Failed is closed when the store can't go on: its disk failed, or the log has a command this version of gw doesn't
+// know. Then Err says why, every call fails, and the process should stop.
+func (s *Store) Failed() <-chan struct{} { return s.failed.done }
+
+// Err is why the store failed; nil if it didn't. It wraps state.ErrTooOld if a newer version of gw is needed.
+func (s *Store) Err() error { return s.failed.get() }
+
+// State is the newest state applied here. It never blocks, and may be older than what the leader has acknowledged.
+func (s *Store) State() *state.State { return s.machine.now.Load() }
+
+// Wait blocks until the newest state here has an index greater than after, and returns it. States in between are
+// skipped. It fails with ctx's error, or one that wraps ErrClosed.
+func (s *Store) Wait(ctx context.Context, after uint64) (*state.State, error) {
+	ctx, stop := s.bound(ctx)
+	defer stop()
+	found, err := s.machine.await(ctx, func(st *state.State) bool { return st.Index() > after })
+	if err != nil {
+		return nil, s.reason(ctx, err)
+	}
+	return found, nil
+}
+
+// Manifest is that of a namespace's working configuration at the newest state here: the empty manifest for a namespace
+// that has nothing.
+func (s *Store) Manifest(namespace string) Manifest { return s.manifests.of(namespace) }
+
+// bound returns ctx as long as the store is open.
+func (s *Store) bound(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if s.ctx.Err() != nil {
+		cancel(ErrClosed) // at once; AfterFunc would take a moment
+	}
+	stop := context.AfterFunc(s.ctx, func() { cancel(ErrClosed) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// reason is err, or what ended the context if that is the cause.
+func (s *Store) reason(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), ErrClosed) {
+		return errors.Join(ErrClosed, s.failed.get())
+	}
+	return err
+}

@@ -1,0 +1,29 @@
+package raftstore
+
+import "sync"
+
+// latch holds the first error after which the store must not go on.
+type latch struct {
+	once sync.Once
+	err  error
+	done chan struct{} // closed once err is set
+}
+
+func newLatch() *latch { return &latch{done: make(chan struct{})} }
+
+func (l *latch) set(err error) {
+	l.once.Do(func() {
+		l.err = err
+		close(l.done)
+	})
+}
+
+// get returns the error, or nil.
+func (l *latch) get() error {
+	select {
+	case <-l.done:
+		return l.err
+	default:
+		return nil
+	}
+}
