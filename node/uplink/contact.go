@@ -84,6 +84,12 @@ func (c *contact) grace() (time.Time, bool) {
 	return time.Unix(0, c.offlineSince), true
 }
 
+func (c *contact) offline() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.offlineSince != 0
+}
+
 // retryAfter is the time until somebody may ask again, in whole seconds.
 func (c *contact) retryAfter(now int64) time.Duration {
 	c.mu.Lock()

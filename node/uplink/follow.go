@@ -16,6 +16,7 @@ var (
 	errSilent  = errors.New("no tick in time")
 	errRemoved = errors.New("removed by an admin; registering again")
 	errEnded   = errors.New("the hub ended the stream")
+	errMissed  = errors.New("the hub is ahead by access changes this stream didn't bring")
 )
 
 // stream is one open Watch call. Its pump goroutine, which close waits for, hands over events one by one.
@@ -112,6 +113,7 @@ func (u *Uplink) followOne(ctx context.Context) (ticked bool, err error) {
 	silence := time.NewTimer(u.pace.tickTimeout)
 	defer silence.Stop()
 	for {
+		var event *gwv1.WatchResponse
 		var nextEvents chan *gwv1.WatchResponse
 		if next != nil {
 			nextEvents = next.events
@@ -125,22 +127,30 @@ func (u *Uplink) followOne(ctx context.Context) (ticked bool, err error) {
 			if next == nil && cur.cred != u.ident.Load() {
 				next = u.open(ctx)
 			}
+			continue
 		case e, ok := <-nextEvents:
 			if !ok {
-				return ticked, next.err
+				u.log.Warn("no second stream under the renewed certificate yet", "error", next.err)
+				next.close()
+				next = nil // the next tick tries again
+				continue
 			}
 			old := cur
 			cur, next = next, nil
 			old.close()
 			old.cred.transport.CloseIdleConnections()
-			err = u.handle(cur, e)
+			event = e
 		case e, ok := <-cur.events:
 			if !ok {
 				return ticked, cur.err
 			}
-			err = u.handle(cur, e)
-			if e.GetTick() != nil {
-				silence.Reset(u.pace.tickTimeout)
+			event = e
+		}
+		err = u.handle(cur, event)
+		if event.GetTick() != nil {
+			silence.Reset(u.pace.tickTimeout)
+			if next == nil && cur.cred != u.ident.Load() {
+				wake(u.reopen)
 			}
 		}
 		ticked = ticked || cur.ticked
@@ -154,7 +164,7 @@ func (u *Uplink) followOne(ctx context.Context) (ticked bool, err error) {
 func (u *Uplink) handle(s *stream, e *gwv1.WatchResponse) error {
 	switch event := e.Event.(type) {
 	case *gwv1.WatchResponse_Tick:
-		u.handleTick(s, event.Tick)
+		return u.handleTick(s, event.Tick)
 	case *gwv1.WatchResponse_Access:
 		u.applyAccess(event.Access)
 	case *gwv1.WatchResponse_Removed:
@@ -163,31 +173,39 @@ func (u *Uplink) handle(s *stream, e *gwv1.WatchResponse) error {
 	return nil // an event of a later version says nothing this one must act on
 }
 
-func (u *Uplink) handleTick(s *stream, tick *gwv1.Tick) {
+// handleTick notes where the cluster stands. A tick comes after the access changes up to its version; if they didn't come,
+// a new stream replays them. One that doesn't even do that means that nothing cached can be relied on.
+func (u *Uplink) handleTick(s *stream, tick *gwv1.Tick) error {
 	u.mu.Lock()
 	u.lastHeard = u.now()
 	u.lastError = ""
 	u.following = true
 	foreign := u.access.ClusterId != tick.ClusterId || u.access.Epoch != tick.Epoch
+	missed := tick.AccessVersion > u.access.AccessVersion
 	changed := tick.Target != nil && !sameTarget(u.target, tick.Target)
 	if tick.Target != nil {
 		u.target = proto.CloneOf(tick.Target)
 	}
 	u.mu.Unlock()
-	if foreign {
+	first := !s.ticked
+	s.ticked = true
+	if !foreign && missed && !first {
+		return errMissed
+	}
+	if foreign || missed {
 		u.resetAccess(tick)
 	}
-	if changed || !s.ticked {
+	if changed || first {
 		wake(u.fetchNow)
 	}
-	if !s.ticked {
-		s.ticked = true
+	if first {
 		if u.c.Tokens != nil {
 			u.c.Tokens.reached()
 		}
 		u.log.Info("following a hub", "hub", s.hub, "access_version", tick.AccessVersion, "release", tick.GetTarget().GetNumber())
 		wake(u.beatNow)
 	}
+	return nil
 }
 
 // sameTarget compares all of two targets; nil is only like nil.

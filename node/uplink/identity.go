@@ -212,7 +212,7 @@ func enrolmentRefused(hub string, err error) error {
 	errors.As(err, &e)
 	return &EnrolmentError{
 		Reason:   reasonOf(err),
-		Sentence: fmt.Sprintf("%s refused the join token: %s. Make a new one with `gw join-token`.", hub, e.Message()),
+		Sentence: fmt.Sprintf("%s does not take this edge in: %s", hub, e.Message()),
 		Err:      err,
 	}
 }

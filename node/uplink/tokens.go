@@ -28,9 +28,8 @@ func (e *Unavailable) Error() string {
 const (
 	// DefaultOfflineGrace is how long an answer outlives its TTL while no hub answers, unless settings say otherwise.
 	DefaultOfflineGrace = 24 * time.Hour
-	// PositiveTTL is how long an answer about a valid token holds; from refreshAge on its use refreshes it.
+	// PositiveTTL is how long an answer about a valid token holds, unless settings say otherwise.
 	PositiveTTL = 5 * time.Minute
-	refreshAge  = PositiveTTL * 4 / 5
 	// NegativeTTL is how long an answer about an unknown token holds.
 	NegativeTTL = 10 * time.Second
 )
@@ -41,7 +40,8 @@ const (
 	maxUnknown      = 16_384 / shards // negative answers in a shard: no caller can push out valid tokens with made-up ones
 	maxGone         = 65_536 / shards // revocations in a shard
 	maxApps         = 10_000
-	maxFlights      = 256 // questions under way at once
+	maxStrangers    = 256   // questions under way at once, about tokens that are not cached
+	maxFlights      = 1_024 // and in all, so that strangers don't keep known tokens from being validated again
 	usedGrain       = int64(10 * time.Second)
 	maxSkew         = int64(5 * time.Minute)
 )
@@ -57,6 +57,8 @@ type TokenStore interface {
 type TokensConfig struct {
 	// Store: nil keeps tokens in memory only. Its owner closes it after Tokens.
 	Store TokenStore
+	// TTL is how long an answer about a valid token holds; in its last fifth a use refreshes it. 0 means PositiveTTL.
+	TTL time.Duration
 	// OfflineGrace is how long a positive answer is served past its TTL while no hub answers. 0 is strict: not at all.
 	OfflineGrace time.Duration
 	// OnRevoke is told which tokens and apps ended, right after they stopped being accepted, so that streams can be cut.
@@ -105,7 +107,8 @@ type Tokens[G any] struct {
 	grant func(*gwv1.ValidateTokenResponse) G
 	now   func() time.Time
 	log   *slog.Logger
-	limit int // valid tokens in a shard
+	ttl   int64 // nanoseconds
+	limit int   // valid tokens in a shard
 
 	hub     atomic.Pointer[validator]
 	contact contact
@@ -170,6 +173,9 @@ func NewTokens[G any](c TokensConfig, grant func(*gwv1.ValidateTokenResponse) G)
 		t.c.Capacity = defaultCapacity
 	}
 	t.limit = max(1, t.c.Capacity/shards)
+	if t.ttl = int64(c.TTL); t.ttl <= 0 {
+		t.ttl = int64(PositiveTTL)
+	}
 	for i := range t.shards {
 		t.shards[i] = shard[G]{
 			known:   make(map[[32]byte]*entry[G]),
@@ -184,12 +190,13 @@ func NewTokens[G any](c TokensConfig, grant func(*gwv1.ValidateTokenResponse) G)
 }
 
 // Close ends the questions under way and waits for them; afterwards nobody is asked any more.
-func (t *Tokens[G]) Close() {
+func (t *Tokens[G]) Close() error {
 	t.lifeMu.Lock()
 	t.closed = true
 	t.lifeMu.Unlock()
 	t.cancel()
 	t.wg.Wait()
+	return nil
 }
 
 // Authenticate returns the grant of the token with this SHA-256. Errors: ErrUnknownToken, *Unavailable, or ctx's. It
@@ -210,7 +217,7 @@ func (t *Tokens[G]) Authenticate(ctx context.Context, hash [32]byte) (G, error) 
 			if e.expired(now) {
 				return none, ErrUnknownToken
 			}
-			if e.fresh(now) {
+			if t.fresh(e, now) {
 				t.used(s, hash, e, now)
 				return e.grant, nil
 			}
@@ -237,6 +244,9 @@ func (t *Tokens[G]) Authenticate(ctx context.Context, hash [32]byte) (G, error) 
 // Grace tells since when positive answers are served past their TTL because no hub answers; ok is false if they aren't.
 func (t *Tokens[G]) Grace() (since time.Time, ok bool) { return t.contact.grace() }
 
+// Offline reports whether the last question to a hub went without an answer.
+func (t *Tokens[G]) Offline() bool { return t.contact.offline() }
+
 // Len returns how many valid tokens are cached.
 func (t *Tokens[G]) Len() int {
 	n := 0
@@ -251,9 +261,9 @@ func (t *Tokens[G]) Len() int {
 
 func (e *entry[G]) expired(now int64) bool { return e.expiresAt != 0 && now >= e.expiresAt }
 
-func (e *entry[G]) fresh(now int64) bool {
+func (t *Tokens[G]) fresh(e *entry[G], now int64) bool {
 	age := now - e.validatedAt
-	return !e.revalidate && age < int64(PositiveTTL) && age > -maxSkew
+	return !e.revalidate && age < t.ttl && age > -maxSkew
 }
 
 // refused reports whether a token is known not to be valid.
@@ -269,14 +279,14 @@ func (t *Tokens[G]) used(s *shard[G], hash [32]byte, e *entry[G], now int64) {
 	if now-e.usedAt.Load() > usedGrain {
 		e.usedAt.Store(now)
 	}
-	if now-e.validatedAt >= int64(refreshAge) {
+	if now-e.validatedAt >= t.ttl/5*4 {
 		t.startFlight(s, hash)
 	}
 }
 
 // graced reports whether an answer that should be given again still holds while no hub can give it.
 func (t *Tokens[G]) graced(e *entry[G], now int64) bool {
-	if now-e.validatedAt >= int64(PositiveTTL)+int64(t.c.OfflineGrace) || e.expired(now) {
+	if now-e.validatedAt >= t.ttl+int64(t.c.OfflineGrace) || e.expired(now) {
 		return false
 	}
 	t.contact.serveGrace()
@@ -305,7 +315,11 @@ func (t *Tokens[G]) startFlight(s *shard[G], hash [32]byte) (*flight, error) {
 		return f, nil
 	}
 	hub := t.hub.Load()
-	if hub == nil || t.flights.Load() >= maxFlights {
+	limit := int64(maxStrangers)
+	if s.known[hash] != nil {
+		limit = maxFlights
+	}
+	if hub == nil || t.flights.Load() >= limit {
 		return nil, errNoHub
 	}
 	timeout, ok := t.contact.admit(t.now().UnixNano(), (*hub).isFollowing())

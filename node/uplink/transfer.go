@@ -20,6 +20,7 @@ const (
 	maxResources  = 250_000
 	maxReleaseLen = 80 << 20 // bytes of blobs; the hub refuses to push more than 64 MiB
 	maxPartLen    = 8 << 20  // bytes of a part, decompressed
+	blobOverhead  = 512      // bytes a blob may have beside its spec
 )
 
 // transfer puts a release together from the parts of a FetchRelease answer and what the edge holds. It is a pure value:
@@ -32,7 +33,8 @@ type transfer struct {
 	header    *gwv1.ReleaseHeader
 	manifest  map[manifestKey]resource.Digest
 	received  map[resource.Digest]*gwv1.Blob
-	bytes     uint64 // of all parts, decompressed
+	parts     uint64 // bytes of all parts, decompressed
+	specs     uint64 // bytes of all specs in them
 	ended     bool
 }
 
@@ -106,8 +108,8 @@ func (t *transfer) merge(m *gwv1.ManifestPart) error {
 
 // unpack reads the blobs of a part and checks each against its digest.
 func (t *transfer) unpack(p *gwv1.BlobPart) error {
-	t.bytes += uint64(p.Size)
-	if p.Size > maxPartLen || t.bytes > t.header.BlobBytes {
+	t.parts += uint64(p.Size)
+	if p.Size > maxPartLen || t.parts > t.header.BlobBytes+blobOverhead*uint64(t.header.Blobs) {
 		return refusef("the release has more bytes than were announced")
 	}
 	data, err := decompress(p.Zstd, int(p.Size))
@@ -130,6 +132,9 @@ func (t *transfer) unpack(p *gwv1.BlobPart) error {
 		}
 		if _, twice := t.received[digest]; twice || len(t.received) >= int(t.header.Blobs) {
 			return refusef("%s/%s: sent twice, or more than were announced", b.Kind, b.Name)
+		}
+		if t.specs += uint64(len(b.Spec)); t.specs > t.header.BlobBytes {
+			return refusef("the release has more bytes than were announced")
 		}
 		t.received[digest] = b
 	}
