@@ -1,0 +1,257 @@
+package page
+
+import "time"
+
+// Shell is what surrounds a page.
+type Shell struct {
+	Title   string
+	Section string // the path of the item of the navigation the page belongs to
+	Cluster string
+	Version string
+	User    string
+	Role    string
+	// CanPush is false for those who may only look: buttons that change something are shown disabled, with the reason.
+	CanPush, CanRemove bool
+	// Rendered is the hub's time, by which times on the page are told.
+	Rendered time.Time
+	// Live is where the page's stream is; empty if it has none.
+	Live string
+}
+
+// WrongPassword is all a refused login says, so that it does not tell which users exist.
+const WrongPassword = "Wrong user or password."
+
+// Login is the page to sign in with.
+type Login struct {
+	Cluster, Version string
+	Next             string // a path on this origin
+	User             string // as typed before
+	Problem          string
+}
+
+// Failure is the page of an error.
+type Failure struct {
+	Status    int
+	Detail    string
+	Reference string
+}
+
+// Headline says what happened, for people.
+func Headline(status int) string {
+	switch status {
+	case 400:
+		return "That request makes no sense"
+	case 401:
+		return "Not signed in"
+	case 403:
+		return "You may not do that"
+	case 404:
+		return "Not found"
+	case 409:
+		return "Something else changed first"
+	case 429:
+		return "Too much at once"
+	case 503:
+		return "The cluster cannot answer now"
+	}
+	return "Something went wrong"
+}
+
+// advice says what still works and what to do next.
+func advice(status int) string {
+	switch status {
+	case 403:
+		return "An admin can give you a role that may."
+	case 404:
+		return "It may have been removed, or the address is wrong."
+	case 409:
+		return "Nothing was changed. Look at what is there now, and decide again."
+	case 503:
+		return "There may be an election going on; try again in a few seconds. Edges go on serving what they have."
+	}
+	return "Nothing else is affected: edges go on serving what they have."
+}
+
+// Query is a view of the fleet as its address holds it.
+type Query struct {
+	Text, Namespace  string
+	Connection, Sync string // "connected", "stale", …; empty: any
+	Sort             string // "id", "-id", …
+	Page             int    // from 1
+}
+
+// Edges is the fleet's page.
+type Edges struct {
+	Shell
+	Query      Query
+	Namespaces []string
+	Summary    Summary
+	Rows       []Row
+	Total      int // that match, on all pages
+	PerPage    int
+	// Ever is false while no edge was ever registered in what may be seen.
+	Ever    bool
+	HubURL  string
+	Removed string // the ID of an edge that was just removed
+	// Problem is why the rows could not be had; the rest is then empty.
+	Problem string
+	Now     time.Time
+}
+
+// Summary is the fleet in numbers, over the namespace looked at.
+type Summary struct {
+	Edges, Connected, Stale, Disconnected uint32
+	InSync, Pending, SyncStale, Unknown   uint32
+	NewestPush                            uint64
+	NewestPushAt                          time.Time
+	Unpushed                              uint32 // namespaces
+	Namespace                             string
+}
+
+// Row is one edge in the table.
+type Row struct {
+	ID, Namespace, Address string
+	Connection, Sync       State
+	ConnectionWhy, SyncWhy string
+	Away                   bool // its sync is what was last known
+	Health                 State
+	HealthWhy              string
+	Ailing                 bool // health is worth a word
+	Conflict               bool
+	Loaded                 string // checksum
+	Version, Build         string
+	Heartbeat              time.Time
+}
+
+// Pair is a key and its value.
+type Pair struct{ Key, Value string }
+
+// Checksum is one of the three of an edge.
+type Checksum struct {
+	Name, Value, Release, What string
+	Differs                    bool
+}
+
+// Edge is the page of one.
+type Edge struct {
+	Shell
+	Row
+	Checksums                           []Checksum
+	Session, OtherSession               string
+	Labels, Metadata                    []Pair
+	FirstSeen, Started, CertificateEnds time.Time
+	AccessVersion                       uint64
+	Ephemeral                           bool
+	Failure                             *ApplyFailure
+	Gone                                bool // removed while the page was open
+	Now                                 time.Time
+}
+
+// ApplyFailure is why an edge runs something else than it should.
+type ApplyFailure struct {
+	Release uint64
+	Culprit string // "API/orders spec.paths[0]"
+	Code    string
+	Message string
+	At      time.Time
+	Final   bool // it will not be tried again
+}
+
+// Removal asks whether an edge is to be removed.
+type Removal struct {
+	Shell
+	ID, Namespace string
+	Connected     bool
+	Problem       string
+}
+
+// Push asks what is to be released.
+type Push struct {
+	Shell
+	All        bool   // else one namespace
+	Namespace  string // the one chosen
+	Limited    bool   // all cannot be chosen
+	Namespaces []PushNamespace
+	Base       string
+	Note       string
+	Problems   []string // what would keep it from being accepted
+	Refused    string   // why the last try was
+	Confirm    bool     // the removal of much is to be confirmed
+	Preview    []Preview
+	Edges      uint32
+	Connected  uint32
+}
+
+// PushNamespace is a namespace that can be chosen.
+type PushNamespace struct {
+	Name  string
+	Edges uint32
+}
+
+// Preview is what a push would change in a namespace.
+type Preview struct {
+	Namespace        string
+	Release          uint64 // 0: none yet
+	From, To         string // checksums
+	Changes          []ResourceChange
+	More             int // changes not listed
+	Size, Cap        uint64
+	Edges, Connected uint32
+}
+
+// ResourceChange is one resource of a preview.
+type ResourceChange struct {
+	Kind, Name string
+	Change     State
+}
+
+// Changes counts the changes of all namespaces.
+func (p Push) Changes() int {
+	n := 0
+	for _, v := range p.Preview {
+		n += len(v.Changes) + v.More
+	}
+	return n
+}
+
+// Progress is the page of a push.
+type Progress struct {
+	Shell
+	Number                                  uint64
+	Namespaces                              []string
+	Note, By                                string
+	At                                      time.Time
+	Edges, Loaded, Failed, Waiting, Offline uint32
+	Failures                                []Pair // edge and message
+	Superseded                              bool
+	Now                                     time.Time
+}
+
+// Done reports whether nothing more will happen by itself soon.
+func (p Progress) Done() bool { return p.Waiting == 0 }
+
+// NothingPushed is the page after a push that changed nothing.
+type NothingPushed struct {
+	Shell
+	Namespaces []string
+}
+
+// Releases is the page of the newest releases.
+type Releases struct {
+	Shell
+	Namespace  string
+	Namespaces []string
+	Rows       []Release
+	Now        time.Time
+}
+
+// Release is one row of them.
+type Release struct {
+	Number              uint64
+	Namespace, Checksum string
+	Resources           uint32
+	Size                uint64
+	By, Note            string
+	At                  time.Time
+	Target              bool
+}
