@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -62,6 +61,3 @@ type Unavailable struct {
 func (u *Unavailable) Error() string {
 	return fmt.Sprintf("token can't be validated now, retry in %v", u.RetryAfter)
 }
-
-// splitRef returns the kind and name of "LLM/openai".
-func splitRef(ref string) (kind, name string, ok bool) { return strings.Cut(ref, "/") }

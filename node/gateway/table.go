@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"slices"
+
 	"gw/rpc/resource"
 )
 
@@ -19,35 +21,42 @@ type Resource struct {
 }
 
 // Table answers which resource serves a request. It is immutable.
-type Table struct{}
+type Table struct {
+	namespace     string
+	epoch, number uint64
+	targets       []*target // in the order of a manifest
+	secrets       []string
 
-// Compile builds a table, whole or not at all. The error is resource.Errors and holds everything that is wrong, with
-// codes resource.CodeInvalid, resource.CodeConflict and resource.CodeTooOld.
-func Compile(s Snapshot) (*Table, error) { return &Table{}, nil }
+	// What requests are found by: host name → claims; ".example.com" → claims on every name that ends so; claims on
+	// every host; the LLMs by name.
+	exact     map[string]*prefixes
+	suffixes  map[string]*prefixes
+	everyHost *prefixes
+	llms      map[string]*target
+}
 
 // Checksum returns the checksum of the manifest of what the table serves, computed now from its entries.
-func (t *Table) Checksum() resource.Digest { return resource.EmptyChecksum }
+func (t *Table) Checksum() resource.Digest {
+	return resource.Checksum(func(yield func(resource.Entry) bool) {
+		for _, target := range t.targets {
+			if !yield(target.entry) {
+				return
+			}
+		}
+	})
+}
 
 // Secrets returns the names of the secrets the table's resources refer to, sorted, each once.
-func (t *Table) Secrets() []string { return nil }
+func (t *Table) Secrets() []string { return slices.Clone(t.secrets) }
 
 // Namespace returns the namespace of the release the table was compiled from.
-func (t *Table) Namespace() string { return "" }
+func (t *Table) Namespace() string { return t.namespace }
 
 // Epoch returns the epoch of the release the table was compiled from.
-func (t *Table) Epoch() uint64 { return 0 }
+func (t *Table) Epoch() uint64 { return t.epoch }
 
 // Number returns the number of the release the table was compiled from.
-func (t *Table) Number() uint64 { return 0 }
+func (t *Table) Number() uint64 { return t.number }
 
 // Len returns how many resources the table serves.
-func (t *Table) Len() int { return 0 }
-
-type kind uint8
-
-func (kind) every() string { return "" }
-
-type target struct {
-	ref  string
-	kind kind
-}
+func (t *Table) Len() int { return len(t.targets) }
