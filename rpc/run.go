@@ -20,39 +20,33 @@ const (
 	recordsPerCommand = 200
 )
 
-// Run does what the leader owes the fleet until ctx ends, and returns ctx's error: it wakes watch streams when something
-// changed that concerns edges, records every second what changed about edges, and deletes ephemeral edges that are
-// away. Run once at a time.
+// Run keeps the fleet's picture true until ctx ends or the store closes, and returns why it ended: it wakes watch
+// streams when something changed that concerns edges; and while this hub leads, it records every second what changed
+// about edges, and deletes ephemeral edges that are away. Run once at a time.
 func (h *Hub) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() { cancel(h.core.follow(ctx)) })
-	wg.Go(func() { cancel(h.core.duties(ctx)) })
+	wg.Go(func() { cancel(h.core.store.LeadDuties(ctx, h.core.lead)) })
 	wg.Wait()
 	return context.Cause(ctx)
 }
 
-func (k *core) duties(ctx context.Context) error {
+// lead is the leader's duties; ctx ends with the leadership.
+func (k *core) lead(ctx context.Context) error {
+	ctx = WithPrincipal(ctx, Principal{User: "hub/" + k.store.NodeID()})
 	ticks, stop := k.ticker(dutyInterval)
 	defer stop()
-	ctx = WithPrincipal(ctx, Principal{User: "hub/" + k.store.NodeID()})
-	purged, led := k.now(), false
+	purged := k.now()
+	k.fleet.SetLeaderSince(purged)
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		case <-ticks:
 		}
-		leading := k.store.Leading()
-		if leading && !led {
-			k.fleet.SetLeaderSince(k.now())
-		}
-		led = leading
 		k.fleet.Elapse()
-		if !leading {
-			continue
-		}
 		if err := k.recordEdges(ctx); err != nil && ctx.Err() == nil {
 			k.log.WarnContext(ctx, "edges could not be recorded; they will be again", "error", err)
 		}
