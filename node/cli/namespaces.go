@@ -26,7 +26,7 @@ func (n *Namespaces) Run(ctx context.Context, c *Context) error {
 	if err != nil {
 		return err
 	}
-	t := &table{headings: []string{"NAMESPACE", "EDGES", "RESOURCES", "RELEASE", "RELEASED", "SAVED", ""}}
+	t := &table{headings: []string{"NAMESPACE", "EDGES", "RESOURCES", "RELEASE", "RELEASED", "SAVED", "STATE"}}
 	return list(&n.Output, c, res.GetNamespaces(), "There are no namespaces.", t, func(n *gwv1.Namespace) {
 		state := cell{"released", green}
 		if n.GetReleasedChecksum() != n.GetExpectedChecksum() {

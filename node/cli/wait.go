@@ -77,10 +77,10 @@ func (w *wait) run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errTimedOut)
 	defer cancel()
 	why, err := w.follow(ctx)
-	if w.c.interactive() {
+	if w.c.isTerminal(w.c.Stderr) {
 		fmt.Fprint(w.c.Stderr, "\r\x1b[K")
 	}
-	if context.Cause(ctx) == errTimedOut {
+	if errors.Is(err, errTimedOut) {
 		why, err = fmt.Sprintf("waited %s in vain", w.timeout), nil
 		// The time is over, the question who is missing isn't.
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -168,7 +168,7 @@ func (w *wait) step(ctx context.Context, err error) (why string, again bool, _ e
 	if err != nil {
 		return w.broken(ctx, err)
 	}
-	if w.c.interactive() {
+	if w.c.isTerminal(w.c.Stderr) {
 		fmt.Fprintf(w.c.Stderr, "\r\x1b[K%d of %d edges have loaded it, %d failed, %d offline", w.loaded, w.edges, w.failed, w.offline)
 	}
 	switch hopeless := w.rejected(); {

@@ -22,12 +22,14 @@ const MaxSize = 1 << 20
 //
 //   - every flag of the command is a key of the file, spelled like the flag or with underscores ("data-dir", "data_dir"),
 //   - every flag is an environment variable, prefix and name in capitals ("GW_DATA_DIR" for prefix "GW"), unless its
-//     env tag names another or is "-", which means none.
+//     env tag names another or is "-", which means none; an empty variable counts as unset.
 //
 // A file with an unknown or repeated key or a value its flag refuses fails the parse with Errors inside a
 // kong.ParseError. Kong's own file resolvers pass over unknown keys and rank above the environment, so they are not used.
 func Options(prefix string) []kong.Option {
-	return []kong.Option{environment(prefix), kong.WithBeforeResolve(resolve)}
+	// With a resolver there from the start, kong lets values that refuse to parse be overruled before it complains.
+	none := kong.ResolverFunc(func(*kong.Context, *kong.Path, *kong.Flag) (any, error) { return nil, nil })
+	return []kong.Option{environment(prefix), kong.Resolvers(none), kong.WithBeforeResolve(resolve)}
 }
 
 // WithoutEnvironment lists, as "command --flag", the flags of commands with a --config flag that no environment
@@ -91,25 +93,34 @@ func resolve(ctx *kong.Context, path *kong.Path) error {
 	if flag == nil {
 		return nil
 	}
-	file, _ := ctx.FlagValue(flag).(string)
-	if file == "" {
-		return nil
-	}
-	data, err := read(file)
-	if err != nil {
-		return err
-	}
-	values, errs := parse(file, data, command.Flags)
-	if len(errs) > 0 {
-		return errs
+	values := map[*kong.Flag]any{}
+	if file, _ := ctx.FlagValue(flag).(string); file != "" {
+		data, err := read(file)
+		if err != nil {
+			return err
+		}
+		read, errs := parse(file, data, command.Flags)
+		if len(errs) > 0 {
+			return errs
+		}
+		values = read
 	}
 	ctx.AddResolver(kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, f *kong.Flag) (any, error) {
+		empty := false
 		for _, env := range f.Tag.Envs {
-			if _, set := os.LookupEnv(env); set {
+			value, set := os.LookupEnv(env)
+			if value != "" {
 				return nil, nil
 			}
+			empty = empty || set
 		}
-		return values[f], nil
+		if value, ok := values[f]; ok {
+			return value, nil
+		}
+		if empty && f.HasDefault {
+			return f.Default, nil
+		}
+		return nil, nil
 	}))
 	return nil
 }

@@ -84,6 +84,19 @@ func TestArgumentOverEnvironmentOverFileOverDefault(t *testing.T) {
 	}
 }
 
+func TestEmptyEnvironmentCountsAsUnset(t *testing.T) {
+	t.Setenv("GW_LISTEN", "")
+	t.Setenv("GW_GRACE", "")
+	t.Setenv("GW_LEVEL", "")
+	got, err := parseArgs(t, "data-dir: x\nlisten: from file\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Listen != "from file" || got.Grace != 24*time.Hour || got.Level != "info" {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestFileMayBeNamedByTheEnvironment(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c.json")
 	if err := os.WriteFile(file, []byte("{\n\t\"data-dir\": \"here\"\n}\n"), 0o600); err != nil {
