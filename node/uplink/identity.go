@@ -232,9 +232,6 @@ func newRequest() (key, csr []byte, err error) {
 	return key, csr, nil
 }
 
-// maxNap bounds one wait for the renewal: timers stand still while a machine sleeps, the clock doesn't.
-const maxNap = time.Minute
-
 // renew exchanges the certificate when two thirds of its life are over.
 func (u *Uplink) renew(ctx context.Context) error {
 	spread := random() // a fleet that enrolled together doesn't renew together
@@ -244,7 +241,7 @@ func (u *Uplink) renew(ctx context.Context) error {
 		due := id.renewAt().Add(time.Duration(spread * float64(life) / 50))
 		wait := due.Sub(u.now())
 		if wait > 0 {
-			if !sleep(ctx, min(wait, maxNap), nil) {
+			if !sleep(ctx, min(wait, u.pace.nap), nil) {
 				return nil
 			}
 			continue

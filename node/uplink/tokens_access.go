@@ -31,6 +31,7 @@ func (t *Tokens[G]) load() {
 			t.forget(hash)
 			continue
 		}
+		e.version = 0 // no answer under way is older than this process; and the epoch may be another by now
 		e.usedAt.Store(e.validatedAt)
 		t.put(s, hash, e)
 	}

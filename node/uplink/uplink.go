@@ -164,6 +164,7 @@ type pace struct {
 	fetch       time.Duration // a whole release
 	goodbye     time.Duration
 	heartbeat   time.Duration // until a hub says otherwise
+	nap         time.Duration // bounds one wait for a renewal: timers stand still while a machine sleeps, clocks don't
 	reconnect   backoff
 	retry       backoff // fetches, heartbeats, secrets
 	renew       backoff
@@ -176,6 +177,7 @@ var defaultPace = pace{
 	fetch:       2 * time.Minute,
 	goodbye:     2 * time.Second,
 	heartbeat:   30 * time.Second,
+	nap:         time.Minute,
 	reconnect:   backoff{quickTries: 3, quick: 2 * time.Second, base: 2 * time.Second, cap: time.Minute},
 	retry:       backoff{base: time.Second, cap: 30 * time.Second},
 	renew:       backoff{base: 10 * time.Second, cap: 5 * time.Minute},
