@@ -34,7 +34,8 @@ type exchange struct {
 	credential string   // the header the token came in
 	cuts       uint64   // how often streams had been cut when the token was checked
 	model      string
-	body       *payload // the request's body, if it was read before forwarding
+	body       []byte // the request's body,
+	bodyRead   bool   // if it was read before forwarding
 
 	// What became of it.
 	upstream       *upstream
@@ -79,9 +80,6 @@ const (
 
 // finish accounts for the exchange on every way out.
 func (x *exchange) finish() {
-	if x.body != nil {
-		x.body.release()
-	}
 	end := x.g.now()
 	x.record(end.Sub(x.start).Seconds())
 	x.log(end)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,16 +14,16 @@ import (
 
 // outbound is what one forwarded request needs on the heap, in one piece.
 type outbound struct {
-	url    url.URL
-	reader payloadReader
-	trace  httptrace.ClientTrace
+	url   url.URL
+	body  bytes.Reader
+	trace httptrace.ClientTrace
 }
 
 // forward sends the request to one of the target's upstreams, with rest as its path below the upstream's, and returns
 // the answer.
 func (x *exchange) forward(rt *runtime, rest string) outcome {
 	t := x.target
-	if x.hasBody() && x.body == nil {
+	if x.hasBody() && !x.bodyRead {
 		if x.r.ContentLength > x.g.maxBody {
 			return x.end(tooLarge)
 		}
@@ -71,11 +72,12 @@ func (x *exchange) outbound(ctx context.Context, rest string) *http.Request {
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
 	switch {
-	case x.body != nil && len(x.body.data) > 0:
-		req.ContentLength = int64(len(x.body.data))
-		req.Body = x.body.open(&o.reader)
-		req.GetBody = func() (io.ReadCloser, error) { return x.body.open(new(payloadReader)), nil }
-	case x.body == nil && x.hasBody():
+	case len(x.body) > 0:
+		// Of a reader of this type, net/http knows that it won't block, and sends header and body together.
+		o.body.Reset(x.body)
+		req.Body, req.ContentLength = io.NopCloser(&o.body), int64(len(x.body))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.body)), nil }
+	case !x.bodyRead && x.hasBody():
 		x.up.start(x)
 		req.Body, req.ContentLength, req.Trailer = &x.up, x.r.ContentLength, x.r.Trailer
 	}

@@ -73,7 +73,7 @@ func (x *exchange) dropsRequest(name string, values []string) bool {
 	case "Openai-Organization", "Openai-Project":
 		return x.target.kind == kindLLM && x.target.credential != nil
 	case "Expect":
-		return x.body != nil
+		return x.bodyRead
 	}
 	return hopByHop(name) || claimsOrigin(name) || strings.HasPrefix(name, gatewayHeaders)
 }

@@ -44,7 +44,7 @@ func (x *exchange) serveOpenAI(p path) outcome {
 	if !x.app.targets.allow(t) || !t.allowsModel(model) {
 		return x.end(modelNotFound)
 	}
-	x.body.data = m.CutPrefix(x.body.data, name+"/")
+	x.body = m.CutPrefix(x.body, name+"/")
 	return x.forward(x.aim(t), p.escaped)
 }
 
@@ -82,13 +82,13 @@ func (x *exchange) bodyModel() (llm.Model, *refusal) {
 	var m llm.Model
 	var err error
 	switch {
-	case len(x.body.data) == 0:
+	case len(x.body) == 0:
 		err = llm.ErrNoModel
 	case kind == "multipart/form-data":
-		m, err = llm.FindFormModel(x.body.data, x.r.Header.Get("Content-Type"))
+		m, err = llm.FindFormModel(x.body, x.r.Header.Get("Content-Type"))
 	case kind == "application/json" || strings.HasSuffix(kind, "+json") || kind == "" || kind == "text/plain":
 		// Some vendors read JSON whatever it is said to be.
-		m, err = llm.FindModel(x.body.data)
+		m, err = llm.FindModel(x.body)
 	default:
 		return llm.Model{}, badMedia
 	}
