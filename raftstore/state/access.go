@@ -37,7 +37,10 @@ func (x *change) putApp(m *gwv1.PutAppRecord) *gwv1.Refusal {
 	}
 	app := proto.CloneOf(m.App)
 	old, there := one[*gwv1.AppRecord](x.tx, tableApps, byID, join(app.Namespace, app.Name))
-	if there && !m.Create {
+	if !m.Create {
+		if !there {
+			return notFound("app", app.Name)
+		}
 		if app.Id != "" && app.Id != old.Id {
 			return refuse(gwv1.RefusalCode_REFUSAL_CODE_CHANGED, "changed", fmt.Sprintf("app %q is another one by now", shown(app.Name)))
 		}
@@ -52,9 +55,6 @@ func (x *change) putApp(m *gwv1.PutAppRecord) *gwv1.Refusal {
 		}
 		x.accessChanged(nil)
 	} else {
-		if !there {
-			return notFound("app", app.Name)
-		}
 		if proto.Equal(old, app) {
 			x.result.AccessVersion = x.cluster.AccessVersion
 			return nil
