@@ -124,6 +124,12 @@ func (w *watch) catchUp(st *state.State) error {
 			changes = append(changes, c)
 		}
 	}
+	w.access = now
+	return w.sendChanges(changes, now)
+}
+
+// sendChanges sends changes, after which the edge's access version is version, in as many messages as they need.
+func (w *watch) sendChanges(changes []*gwv1.AccessChange, version uint64) error {
 	for len(changes) > changesPerMessage {
 		part := changes[:changesPerMessage]
 		changes = changes[changesPerMessage:]
@@ -132,8 +138,7 @@ func (w *watch) catchUp(st *state.State) error {
 			return err
 		}
 	}
-	w.access = now
-	return w.sendAccess(&gwv1.AccessChanges{Changes: changes, AccessVersion: now})
+	return w.sendAccess(&gwv1.AccessChanges{Changes: changes, AccessVersion: version})
 }
 
 func (w *watch) sendAccess(changes *gwv1.AccessChanges) error {

@@ -1,0 +1,199 @@
+package rpc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"gw/rpc/gwv1"
+	"gw/rpc/identity"
+)
+
+// handlerFunc is a handler that looks at the context.
+type handlerFunc func(ctx context.Context)
+
+func (f handlerFunc) ServeHTTP(_ http.ResponseWriter, r *http.Request) { f(r.Context()) }
+
+// caughtUp is a request of an edge that missed nothing.
+func (h *harness) caughtUp() *gwv1.WatchRequest {
+	c := h.store.State().Cluster()
+	return &gwv1.WatchRequest{ClusterId: c.ClusterId, Epoch: c.Epoch, AccessVersion: c.AccessVersion}
+}
+
+func TestWatchTicksOnOpenAndEveryFiveSeconds(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	w := e.watch(t, h.caughtUp())
+	c := h.store.State().Cluster()
+	first := w.next().GetTick()
+	if first.GetClusterId() != c.ClusterId || first.GetEpoch() != c.Epoch || first.GetAccessVersion() != c.AccessVersion || !proto.Equal(first.Target, h.target("default")) {
+		t.Fatalf("on open: %v", first)
+	}
+	h.tick(TickInterval)
+	if second := w.next().GetTick(); !proto.Equal(first, second) {
+		t.Errorf("after 5 s: %v", second)
+	}
+}
+
+func TestAPushIsTickedAtOnceAndOnlyToItsNamespace(t *testing.T) {
+	h := newHarness(t)
+	eu := h.enroll("eu", "eu1").watch(t, h.caughtUp())
+	us := h.enroll("us", "us1").watch(t, h.caughtUp())
+	eu.next()
+	us.next()
+	h.apply(api("eu", "a", "/a"))
+	number := h.push("eu").Number
+	if got := eu.next().GetTick().GetTarget().GetNumber(); got != number {
+		t.Errorf("eu was told of %d, want %d", got, number)
+	}
+	h.tick(TickInterval)
+	if got := us.next().GetTick(); got == nil || got.Target.Number != 0 {
+		t.Errorf("us was told %v, want only its tick", got)
+	}
+}
+
+func TestARevocationIsToldAheadOfAnythingElse(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	_, token := h.app("default", "web")
+	_, foreign := h.app("eu", "web")
+	w := e.watch(t, h.caughtUp())
+	w.next()
+	_, err := h.hub.Access.RevokeToken(h.as(RoleAdmin), &gwv1.RevokeTokenRequest{Token: token.Token.Id})
+	must(t, err)
+	hash := identity.HashCredential(token.Credential)
+	a := w.next().GetAccess()
+	if len(a.GetChanges()) != 1 || !bytes.Equal(a.Changes[0].GetRevokedToken(), hash[:]) || a.AccessVersion != h.store.State().Cluster().AccessVersion {
+		t.Fatalf("got %v", a)
+	}
+	_, err = h.hub.Access.RevokeToken(h.as(RoleAdmin), &gwv1.RevokeTokenRequest{Token: foreign.Token.Id})
+	must(t, err)
+	if a := w.next().GetAccess(); a == nil || len(a.Changes) != 0 || a.AccessVersion != h.store.State().Cluster().AccessVersion {
+		t.Errorf("of another namespace: %v, want the version alone", a)
+	}
+}
+
+// told collects what one look at the state sends.
+func told(t *testing.T, h *harness, w *watch, tick bool) (events []*gwv1.WatchResponse) {
+	t.Helper()
+	w.send = func(r *gwv1.WatchResponse) error { events = append(events, r); return nil }
+	must(t, w.tell(h.store.State(), tick))
+	return events
+}
+
+func TestChangesThatComeTogetherAreToldInOrder(t *testing.T) {
+	h := newHarness(t)
+	app, token := h.app("default", "web")
+	w := &watch{who: caller{Edge: identity.Edge{Namespace: "default"}}, send: func(*gwv1.WatchResponse) error { return nil }}
+	must(t, w.begin(h.store.State(), h.caughtUp()))
+	h.apply(api("", "a", "/a"))
+	h.push()
+	_, err := h.hub.Access.RevokeToken(h.as(RoleAdmin), &gwv1.RevokeTokenRequest{Token: token.Token.Id})
+	must(t, err)
+	_, err = h.hub.Access.UpdateApp(h.as(RoleAdmin), &gwv1.UpdateAppRequest{App: &gwv1.App{Name: "web", Owner: "x"}})
+	must(t, err)
+	_, err = h.hub.Access.PutSecret(h.as(RoleAdmin), &gwv1.PutSecretRequest{Namespace: "eu", Name: "k", Value: "v"})
+	must(t, err)
+	_, err = h.hub.Access.PutSecret(h.as(RoleAdmin), &gwv1.PutSecretRequest{Namespace: "global", Name: "k", Value: "v"})
+	must(t, err)
+	events := told(t, h, w, false)
+	if len(events) != 2 || events[0].GetAccess() == nil || events[1].GetTick() == nil {
+		t.Fatalf("got %v, want access changes and then the tick of the push", events)
+	}
+	c := events[0].GetAccess().Changes
+	if len(c) != 3 || c[0].GetRevokedToken() == nil || c[1].GetChangedApp() != app.Id || c[2].GetChangedSecret() != "k" {
+		t.Errorf("changes: %v", c)
+	}
+	if again := told(t, h, w, false); len(again) != 0 {
+		t.Errorf("told again: %v", again)
+	}
+}
+
+func TestAnEdgeThatWasAwayIsToldWhatItMissed(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	_, token := h.app("default", "web")
+	before := h.caughtUp()
+	_, err := h.hub.Access.DeleteApp(h.as(RoleAdmin), &gwv1.DeleteAppRequest{Name: "web"})
+	must(t, err)
+	hash := identity.HashCredential(token.Credential)
+	w := e.watch(t, before)
+	a := w.next().GetAccess()
+	if a.GetReset_() || len(a.GetChanges()) != 2 || !bytes.Equal(append(a.Changes[0].GetRevokedToken(), a.Changes[1].GetRevokedToken()...), hash[:]) {
+		t.Fatalf("replayed %v", a)
+	}
+	if w.next().GetTick() == nil {
+		t.Error("no tick after it")
+	}
+}
+
+func TestAnEdgeThatCanNotBeCaughtUpIsReset(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	h.app("default", "web")
+	now := h.caughtUp()
+	for name, r := range map[string]*gwv1.WatchRequest{
+		"new":                 {},
+		"of another cluster":  {ClusterId: "other", Epoch: now.Epoch, AccessVersion: now.AccessVersion},
+		"of another epoch":    {ClusterId: now.ClusterId, Epoch: now.Epoch + 1, AccessVersion: now.AccessVersion},
+		"ahead of this state": {ClusterId: now.ClusterId, Epoch: now.Epoch, AccessVersion: now.AccessVersion + 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := e.watch(t, r)
+			defer w.close()
+			if a := w.next().GetAccess(); !a.GetReset_() || a.GetAccessVersion() != h.store.State().Cluster().AccessVersion {
+				t.Errorf("got %v, want a reset", a)
+			}
+			if w.next().GetTick() == nil {
+				t.Error("no tick after it")
+			}
+		})
+	}
+	_, token := h.app("default", "old")
+	_, err := h.hub.Access.RevokeToken(h.as(RoleAdmin), &gwv1.RevokeTokenRequest{Token: token.Token.Id})
+	must(t, err)
+	h.clock.advance(25 * time.Hour)
+	h.app("default", "newest") // what is old is dropped at the next change
+	w := &watch{who: caller{Edge: identity.Edge{Namespace: "default"}}}
+	w.cluster, w.epoch, w.access = now.ClusterId, now.Epoch, now.AccessVersion
+	if events := told(t, h, w, false); len(events) == 0 || !events[0].GetAccess().GetReset_() {
+		t.Errorf("too old: %v, want a reset", events)
+	}
+}
+
+func TestManyChangesComeInPartsThatNeverClaimTooMuch(t *testing.T) {
+	var parts []*gwv1.AccessChanges
+	w := &watch{who: caller{Edge: identity.Edge{Namespace: "default"}}, send: func(r *gwv1.WatchResponse) error {
+		if a := r.GetAccess(); a != nil {
+			parts = append(parts, a)
+		}
+		return nil
+	}}
+	changes := make([]*gwv1.AccessChange, 2*changesPerMessage+1)
+	for i := range changes {
+		changes[i] = &gwv1.AccessChange{Version: uint64(10 + i/3)} // three of a version
+	}
+	must(t, w.sendChanges(changes, 99_999))
+	if len(parts) != 3 || parts[2].AccessVersion != 99_999 {
+		t.Fatalf("got %d parts", len(parts))
+	}
+	for i, p := range parts[:2] {
+		if next := parts[i+1].Changes[0].Version; p.AccessVersion >= next {
+			t.Errorf("part %d claims version %d, but the next begins with %d", i, p.AccessVersion, next)
+		}
+	}
+}
+
+func TestAStreamEndsWhenItCanNotBeWritten(t *testing.T) {
+	h := newHarness(t)
+	broken := errors.New("broken")
+	w := &watch{who: caller{Edge: identity.Edge{Namespace: "default"}}, send: func(*gwv1.WatchResponse) error { return broken }}
+	if err := w.begin(h.store.State(), &gwv1.WatchRequest{}); !errors.Is(err, broken) {
+		t.Errorf("got %v", err)
+	}
+}
