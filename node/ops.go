@@ -1,0 +1,76 @@
+package node
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"gw/node/uplink"
+	"gw/rpc/gwv1"
+)
+
+// opsHandler serves /livez, /readyz and /metrics.
+func (e *edge) opsHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", e.ready)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(e.metrics, promhttp.HandlerOpts{Registry: e.metrics}))
+	return mux
+}
+
+// ready says whether the edge has a release to serve; with ?verbose, also from when, and how it stands with the hubs.
+func (e *edge) ready(w http.ResponseWriter, r *http.Request) {
+	status := e.uplink.Status()
+	table := e.gateway.Table()
+	var b strings.Builder
+	if table == nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		reason := "no hub was reached yet"
+		switch {
+		case status.ApplyError != nil:
+			reason = "the release could not be applied: " + status.ApplyError.Message
+		case status.Target != nil && status.Target.Number == 0:
+			reason = fmt.Sprintf("nothing was pushed to namespace %s yet", status.Namespace)
+		case status.Target != nil:
+			reason = fmt.Sprintf("release %d is on its way", status.Target.Number)
+		case status.LastError != "":
+			reason += ": " + status.LastError
+		}
+		fmt.Fprintf(&b, "not ready: %s\n", reason)
+	} else {
+		fmt.Fprintln(&b, "ok")
+	}
+	if r.URL.Query().Has("verbose") {
+		if table != nil {
+			fmt.Fprintf(&b, "[+] release %d of namespace %s, checksum %s, %d resources\n", table.Number(), table.Namespace(), table.Checksum().Short(), table.Len())
+		} else {
+			fmt.Fprintln(&b, "[-] release: none")
+		}
+		if status.Following {
+			fmt.Fprintf(&b, "[+] hub %s\n", status.Hub)
+		} else {
+			fmt.Fprintf(&b, "[i] hub: not connected (this does not affect readiness): %s\n", status.LastError)
+		}
+		if h := e.health(); h.State != gwv1.Health_HEALTH_OK {
+			fmt.Fprintf(&b, "[i] health: %s\n", h.Reason)
+		}
+	}
+	fmt.Fprint(w, b.String())
+}
+
+// health is what heartbeats say of the edge.
+func (e *edge) health() uplink.Health {
+	var reasons []string
+	if err := e.release.fault(); err != nil {
+		reasons = append(reasons, err.Error())
+	}
+	if e.tokens.Offline() {
+		reasons = append(reasons, "no hub answers: known tokens are served on the offline grace")
+	}
+	if len(reasons) > 0 {
+		return uplink.Health{State: gwv1.Health_HEALTH_DEGRADED, Reason: strings.Join(reasons, "; ")}
+	}
+	return uplink.Health{State: gwv1.Health_HEALTH_OK}
+}

@@ -1,0 +1,374 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"gw/node/sample"
+	"gw/rpc/gwv1"
+	"gw/rpc/gwv1/gwv1connect"
+)
+
+// clockVariable moves the clock of a gw process that a story starts: "1h" makes it an hour fast. Only the binary of
+// this test knows it.
+const clockVariable = "GW_TEST_CLOCK"
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"gw": func() {
+		now := time.Now
+		if text := os.Getenv(clockVariable); text != "" {
+			offset, err := time.ParseDuration(text)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, clockVariable+":", err)
+				os.Exit(2)
+			}
+			now = func() time.Time { return time.Now().Add(offset) }
+		}
+		os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, now))
+	}})
+}
+
+// TestStories runs every story in testdata/story with real processes. Beside testscript's own commands they have:
+//
+//	hub start|kill|stop                 a hub; start signs in, so that gw commands work
+//	edge start [FLAG…]|kill|stop        an edge; its first start takes a join token from the hub
+//	chat [-stream] MODEL TEXT           asks through the edge with the official SDK and $APP_TOKEN; prints the answer
+//	await SECONDS COMMAND…              repeats a command until it succeeds
+//	edge-is CONNECTION SYNC             what the hub says of the edge: connected 'in sync'
+//	expand FILE…                        replaces $UPSTREAM and its like in files
+//	fields FILE VARIABLE=FIELD…         takes fields of a JSON file into the environment
+//
+// $UPSTREAM is the URL of the sample upstream, $VENDOR_KEY the key it wants, $EDGE the edge's URL.
+func TestStories(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/story",
+		RequireExplicitExec: true,
+		Setup:               setupStory,
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"hub":     cmdHub,
+			"edge":    cmdEdge,
+			"chat":    cmdChat,
+			"await":   cmdAwait,
+			"edge-is": cmdEdgeIs,
+			"fields":  cmdFields,
+			"expand":  cmdExpand,
+		},
+	})
+}
+
+// story is what the commands of one script share.
+type story struct {
+	hub, edge         *exec.Cmd
+	hubPort, edgePort int
+	adminPort         int
+	password          string
+}
+
+type storyKey struct{}
+
+func storyOf(ts *testscript.TestScript) *story { return ts.Value(storyKey{}).(*story) }
+
+func setupStory(env *testscript.Env) error {
+	const vendorKey = "sk-sample"
+	upstream := httptest.NewServer(sample.Handler(vendorKey))
+	s := &story{}
+	for _, port := range []*int{&s.hubPort, &s.adminPort, &s.edgePort} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		*port = l.Addr().(*net.TCPAddr).Port
+		defer l.Close() // after all are chosen, so that they differ
+	}
+	env.Values[storyKey{}] = s
+	env.Setenv("UPSTREAM", upstream.URL)
+	env.Setenv("VENDOR_KEY", vendorKey)
+	env.Setenv("EDGE", fmt.Sprintf("http://127.0.0.1:%d", s.edgePort))
+	env.Setenv("GW_ADDR", fmt.Sprintf("http://127.0.0.1:%d", s.adminPort))
+	env.Setenv("HOME", env.WorkDir)
+	env.Defer(func() {
+		upstream.Close()
+		end(s.edge, syscall.SIGKILL)
+		end(s.hub, syscall.SIGKILL)
+	})
+	return nil
+}
+
+// start starts gw with the script's environment and returns when its output has a line that ready matches.
+func start(ts *testscript.TestScript, name string, env []string, ready *regexp.Regexp, args ...string) (*exec.Cmd, []string) {
+	path, err := exec.LookPath("gw")
+	ts.Check(err)
+	cmd := exec.Command(path, args...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = append(append(os.Environ(), "HOME="+ts.Getenv("HOME")), env...)
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	logFile, err := os.OpenFile(filepath.Join(cmd.Dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	ts.Check(err)
+	defer logFile.Close()
+	cmd.Stderr = logFile
+	if ready == nil {
+		cmd.Stdout, out = logFile, nil
+	}
+	ts.Check(cmd.Start())
+	if ready == nil {
+		return cmd, nil
+	}
+	lines := bufio.NewScanner(out)
+	var all []string
+	for lines.Scan() {
+		all = append(all, lines.Text())
+		if ready.MatchString(lines.Text()) {
+			go io.Copy(io.Discard, out) // ends with the process
+			return cmd, all
+		}
+	}
+	end(cmd, syscall.SIGKILL)
+	ts.Fatalf("%s did not start:\n%s\n%s", name, strings.Join(all, "\n"), ts.ReadFile(name+".log"))
+	return nil, nil
+}
+
+// end ends a process that a script started.
+func end(cmd *exec.Cmd, signal os.Signal) {
+	if cmd == nil || cmd.ProcessState != nil {
+		return
+	}
+	cmd.Process.Signal(signal)
+	cmd.Wait()
+}
+
+func cmdHub(ts *testscript.TestScript, neg bool, args []string) {
+	s := storyOf(ts)
+	switch verb(ts, neg, args) {
+	case "kill":
+		end(s.hub, syscall.SIGKILL)
+	case "stop":
+		end(s.hub, syscall.SIGTERM)
+		if code := s.hub.ProcessState.ExitCode(); code != 0 {
+			ts.Fatalf("the hub exited with %d\n%s", code, ts.ReadFile("hub.log"))
+		}
+	case "start":
+		var lines []string
+		s.hub, lines = start(ts, "hub", nil, regexp.MustCompile(`an edge `), append([]string{"hub", "--data-dir", "hub",
+			"--listen", fmt.Sprintf("127.0.0.1:%d", s.hubPort), "--admin-listen", fmt.Sprintf("127.0.0.1:%d", s.adminPort),
+			"--heartbeat-interval", "1s"}, args[1:]...)...)
+		if m := regexp.MustCompile(`password (\S+)`).FindStringSubmatch(strings.Join(lines, "\n")); m != nil {
+			s.password = m[1]
+		}
+		access := gwv1connect.NewAccessServiceClient(http.DefaultClient, ts.Getenv("GW_ADDR"))
+		answer, err := access.SignIn(context.Background(), &gwv1.SignInRequest{User: "admin", Password: s.password})
+		ts.Check(err)
+		ts.Setenv("GW_TOKEN", answer.BearerToken)
+	default:
+		ts.Fatalf("hub %s: want start, kill or stop", args[0])
+	}
+}
+
+func cmdEdge(ts *testscript.TestScript, neg bool, args []string) {
+	s := storyOf(ts)
+	switch verb(ts, neg, args) {
+	case "kill":
+		end(s.edge, syscall.SIGKILL)
+	case "stop":
+		end(s.edge, syscall.SIGTERM)
+		if code := s.edge.ProcessState.ExitCode(); code != 0 {
+			ts.Fatalf("the edge exited with %d\n%s", code, ts.ReadFile("edge.log"))
+		}
+	case "start":
+		flags := []string{"edge", "--data-dir", "edge", "--id", "edge-1", "--listen", fmt.Sprintf("127.0.0.1:%d", s.edgePort),
+			"--ops-listen", "off", "--access-log", "access.log"}
+		if _, err := os.Stat(ts.MkAbs("edge/identity.pb")); errors.Is(err, os.ErrNotExist) {
+			flags = append(flags, "--hub", fmt.Sprintf("https://127.0.0.1:%d", s.hubPort), "--join-token", s.joinToken(ts))
+		}
+		s.edge, _ = start(ts, "edge", []string{clockVariable + "=" + ts.Getenv(clockVariable)}, nil, append(flags, args[1:]...)...)
+	default:
+		ts.Fatalf("edge %s: want start, kill or stop", args[0])
+	}
+}
+
+func (s *story) joinToken(ts *testscript.TestScript) string {
+	access := gwv1connect.NewAccessServiceClient(http.DefaultClient, ts.Getenv("GW_ADDR"), bearer(ts.Getenv("GW_TOKEN")))
+	answer, err := access.CreateJoinToken(context.Background(), &gwv1.CreateJoinTokenRequest{})
+	ts.Check(err)
+	return answer.Credential
+}
+
+// bearer adds a bearer token to every call of a client.
+func bearer(token string) connect.ClientOption {
+	return connect.WithInterceptors(connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+			r.Header().Set("Authorization", "Bearer "+token)
+			return next(ctx, r)
+		}
+	}))
+}
+
+func verb(ts *testscript.TestScript, neg bool, args []string) string {
+	if neg || len(args) == 0 {
+		ts.Fatalf("want start, kill or stop, and no !")
+	}
+	return args[0]
+}
+
+// cmdChat prints the answer, or the status and code it was refused with.
+func cmdChat(ts *testscript.TestScript, neg bool, args []string) {
+	stream := len(args) > 0 && args[0] == "-stream"
+	if stream {
+		args = args[1:]
+	}
+	if len(args) != 2 {
+		ts.Fatalf("usage: chat [-stream] MODEL TEXT")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	text, err := chat(ctx, ts.Getenv("EDGE"), ts.Getenv("APP_TOKEN"), args[0], args[1], stream)
+	var refused *openai.Error
+	switch {
+	case errors.As(err, &refused):
+		fmt.Fprintf(ts.Stderr(), "%d %s\n", refused.StatusCode, refused.Code)
+	case err != nil:
+		fmt.Fprintln(ts.Stderr(), err)
+	default:
+		fmt.Fprintln(ts.Stdout(), text)
+	}
+	if (err != nil) != neg {
+		ts.Fatalf("chat: %q, %v", text, err)
+	}
+}
+
+func chat(ctx context.Context, edge, token, model, text string, stream bool) (string, error) {
+	client := openai.NewClient(option.WithBaseURL(edge+"/v1"), option.WithAPIKey(token), option.WithMaxRetries(0))
+	params := openai.ChatCompletionNewParams{Model: model, Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(text)}}
+	if !stream {
+		answer, err := client.Chat.Completions.New(ctx, params)
+		if err != nil {
+			return "", err
+		}
+		return answer.Choices[0].Message.Content, nil
+	}
+	chunks := client.Chat.Completions.NewStreaming(ctx, params)
+	defer chunks.Close()
+	acc := openai.ChatCompletionAccumulator{}
+	for chunks.Next() {
+		acc.AddChunk(chunks.Current())
+	}
+	if err := chunks.Err(); err != nil {
+		return "", err
+	}
+	return acc.Choices[0].Message.Content, nil
+}
+
+// cmdEdgeIs compares what the hub says of the edge.
+func cmdEdgeIs(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: edge-is CONNECTION SYNC")
+	}
+	got, err := edgeStates(ts)
+	if is := err == nil && got == strings.Join(args, ", "); is == neg {
+		ts.Fatalf("the edge is %s (%v)", got, err)
+	}
+}
+
+func edgeStates(ts *testscript.TestScript) (string, error) {
+	fleet := gwv1connect.NewFleetServiceClient(http.DefaultClient, ts.Getenv("GW_ADDR"), bearer(ts.Getenv("GW_TOKEN")))
+	answer, err := fleet.GetEdge(context.Background(), &gwv1.GetEdgeRequest{Id: "edge-1"})
+	if err != nil {
+		return "", err
+	}
+	word := func(s, prefix string) string {
+		return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(s, prefix), "_", " "))
+	}
+	fmt.Fprintln(ts.Stdout(), answer.Edge)
+	return word(answer.Edge.Connection.String(), "CONNECTION_") + ", " + word(answer.Edge.Sync.String(), "SYNC_"), nil
+}
+
+// cmdAwait repeats "chat" or "edge-is", also negated, until it holds.
+func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
+	limit, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	args = args[1:]
+	want := args[0] != "!"
+	if !want {
+		args = args[1:]
+	}
+	began := time.Now()
+	var last string
+	for {
+		var holds bool
+		switch args[0] {
+		case "chat":
+			last, err = chat(ctx, ts.Getenv("EDGE"), ts.Getenv("APP_TOKEN"), args[1], args[2], false)
+			holds = err == nil
+			var refused *openai.Error
+			if !want && !errors.As(err, &refused) {
+				holds = true // not being reached is not being refused
+			}
+		case "edge-is":
+			last, err = edgeStates(ts)
+			holds = err == nil && last == strings.Join(args[1:], ", ")
+		default:
+			ts.Fatalf("await %s: want chat or edge-is", args[0])
+		}
+		if holds == want {
+			ts.Logf("after %v", time.Since(began).Round(time.Millisecond))
+			return
+		}
+		select {
+		case <-ctx.Done():
+			ts.Fatalf("not within %v: last %q, %v\nhub: %s\nedge: %s", limit, last, err, tail(ts, "hub.log"), tail(ts, "edge.log"))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func tail(ts *testscript.TestScript, name string) string {
+	b, _ := os.ReadFile(ts.MkAbs(name))
+	return string(b[max(0, len(b)-2000):])
+}
+
+// cmdFields sets environment variables from a JSON file.
+func cmdFields(ts *testscript.TestScript, neg bool, args []string) {
+	var object map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &object))
+	for _, arg := range args[1:] {
+		variable, path, _ := strings.Cut(arg, "=")
+		var value any = object
+		for name := range strings.SplitSeq(path, ".") {
+			fields, _ := value.(map[string]any)
+			value = fields[name]
+		}
+		if value == nil {
+			ts.Fatalf("%s has no field %s", args[0], path)
+		}
+		ts.Setenv(variable, fmt.Sprint(value))
+	}
+}
+
+// cmdExpand replaces environment variables in files.
+func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
+	for _, name := range args {
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(os.Expand(ts.ReadFile(name), ts.Getenv)), 0o600))
+	}
+}
