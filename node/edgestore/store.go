@@ -51,6 +51,10 @@ type Store struct {
 // Open takes the directory, making it (0700) and its files as needed. Nobody else can open it until Close. A config.db
 // that can't be read is renamed and an empty one takes its place; SetAside tells. The caller closes the store.
 func Open(dir string) (*Store, error) {
+	dir, err := filepath.Abs(dir) // SQLite's file: URIs take no relative paths
+	if err != nil {
+		return nil, fmt.Errorf("open edge store: %w", err)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open edge store: %w", err)
 	}
