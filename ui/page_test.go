@@ -27,7 +27,8 @@ type shot struct {
 }
 
 func shots() []shot {
-	full := func() *hub { return newHub().fleetOf(500).pushable() }
+	full := func() *hub { return newHub().fleetOf(28).pushable() }
+	long := func() *hub { return newHub().fleetOf(500).pushable() }
 	broken := func(err error) func() *hub {
 		return func() *hub { h := newHub().fleetOf(3); h.fault = err; return h }
 	}
@@ -43,10 +44,11 @@ func shots() []shot {
 	return []shot{
 		{"login", full, "", "/login?next=%2Fedges%2Fx", nil, 200, []string{"Sign in to acme-prod", "User", "Password"}},
 		{"login-wrong", full, "", "/login", []string{"user=ada", "password=wrong", "next=/edges"}, 422, []string{"Wrong user or password."}},
-		{"edges", full, "admin", "/edges", nil, 200, []string{"500 edges", "Connected", "edge-ams3-000", "Page 1 of 5", "Unpushed changes in 1 namespace"}},
+		{"edges", full, "admin", "/edges", nil, 200, []string{"28 edges", "Connected", "edge-ams3-000", "Unpushed changes in 1 namespace"}},
+		{"edges-pages", long, "admin", "/edges?page=5", nil, 200, []string{"500 edges", "Page 5 of 5"}},
 		{"edges-filtered", full, "viewer", "/edges?ns=eu&sync=pending&sort=-heartbeat&q=edge", nil, 200, []string{"Clear filters", "Pending"}},
 		{"edges-empty", newHub, "admin", "/edges", nil, 200, []string{"No edges yet", "gw join-token", "gw edge --hub https://hub.acme.internal:50051 --join-token"}},
-		{"edges-no-match", full, "admin", "/edges?q=nosuch", nil, 200, []string{"No edge matches", "0 edges of 500"}},
+		{"edges-no-match", full, "admin", "/edges?q=nosuch", nil, 200, []string{"No edge matches", "0 edges of 28"}},
 		{"edges-error", broken(connect.NewError(connect.CodeUnavailable, errors.New("no leader"))), "admin", "/edges", nil, 503, []string{"The edges cannot be shown", "No leader."}},
 		{"edges-removed", full, "admin", "/edges?removed=edge-x", nil, 200, []string{"registers again"}},
 		{"edge", full, "admin", "/edges/edge-ams3-000", nil, 200, []string{"Loaded", "Released", "Expected", "release 42", "hetzner", "Its watch stream is open", "in 16 h"}},

@@ -73,6 +73,10 @@ func Handler() http.Handler {
 	})
 }
 
+// bundle is the parts of console.js. They are one script because htmx starts soon after it is read: an extension that
+// came later, or listeners, would miss the start.
+var bundle = []string{"htmx.min.js", "hx-sse.min.js", "app.js"}
+
 // build names every file by its content. The style sheet comes last, because it names others.
 func build() *set {
 	s := &set{names: map[string]string{}, files: map[string]*file{}}
@@ -90,6 +94,8 @@ func build() *set {
 		case path.Ext(name) == ".css":
 			sheets = append(sheets, name)
 			return nil
+		case slices.Contains(bundle, name):
+			return nil
 		case path.Dir(name) == "icons":
 			icons[strings.TrimSuffix(path.Base(name), ".svg")] = data
 		}
@@ -97,6 +103,12 @@ func build() *set {
 		return nil
 	})
 	s.add("icons.svg", sprite(icons))
+	var script bytes.Buffer
+	for _, name := range bundle {
+		data, _ := embedded.ReadFile("files/" + name) // fails only if the name is wrong, which a test would see
+		script.Write(append(data, '\n'))
+	}
+	s.add("console.js", script.Bytes())
 	for _, name := range sheets {
 		data, _ := embedded.ReadFile("files/" + name) // read without error a moment ago, from memory
 		s.add(name, s.link(data))

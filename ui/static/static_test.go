@@ -89,6 +89,12 @@ func TestStyleSheetNamesOnlyFilesThatExist(t *testing.T) {
 			t.Errorf("app.css refers to %q", m[1])
 		}
 	}
+	for _, name := range bundle {
+		part, err := embedded.ReadFile("files/" + name)
+		if err != nil || !strings.Contains(string(assets().files[assets().names["console.js"]].plain), string(part)) {
+			t.Errorf("console.js lacks %s (error %v)", name, err)
+		}
+	}
 	sprite := string(assets().files[assets().names["icons.svg"]].plain)
 	if strings.Count(sprite, "<symbol") < 20 || strings.Contains(sprite, "<script") {
 		t.Errorf("sprite has %d symbols", strings.Count(sprite, "<symbol"))
