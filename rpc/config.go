@@ -41,7 +41,7 @@ func (s *ConfigServer) ApplyResources(ctx context.Context, r *gwv1.ApplyResource
 		return nil, err
 	}
 	for _, ns := range r.PruneNamespaces {
-		b.prune(ns, documents)
+		b.prune(orDefault(ns), documents)
 	}
 	if err := b.checkSize(); err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func namespacesOf(r *gwv1.ApplyResourcesRequest) []string {
 		found[orDefault(x.GetMetadata().GetNamespace())] = true
 	}
 	for _, ns := range r.PruneNamespaces {
-		found[ns] = true
+		found[orDefault(ns)] = true
 	}
 	return slices.Sorted(maps.Keys(found))
 }
@@ -277,9 +277,6 @@ func (b *batch) prune(namespace string, documents []*resource.Document) {
 	}
 	for _, e := range b.edits { // of a namespace that is named twice
 		kept[resource.Key{Kind: e.Kind, Namespace: e.Namespace, Name: e.Name}] = true
-	}
-	if namespace == "" {
-		return // would be every namespace
 	}
 	for x := range b.state.Resources(namespace) {
 		if !kept[resource.Key{Kind: x.Kind, Namespace: x.Namespace, Name: x.Name}] {

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"crypto/x509"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -25,7 +26,8 @@ const renewWithin = 90 * 24 * time.Hour
 // client certificate alone.
 type EdgeServer struct {
 	*core
-	throttle *throttle
+	throttle  *throttle
+	transfers transfers
 }
 
 // caller is the edge at the other end of a connection.
@@ -70,7 +72,9 @@ func (s *EdgeServer) read(ctx context.Context) (*state.State, error) {
 // Enroll exchanges a join token for a client certificate.
 func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.EnrollResponse, error) {
 	address := addressOf(ctx)
-	if wait := s.throttle.take(r.JoinTokenId + "\x00" + address); wait > 0 {
+	// Only failures count: a whole fleet may enrol at once from one address.
+	attempt := r.JoinTokenId + "\x00" + address
+	if wait := s.throttle.wait(attempt); wait > 0 {
 		return nil, &Error{Reason: ReasonTooManyTries, Message: fmt.Sprintf("too many tries to enrol; try again in %s", wait.Round(time.Second))}
 	}
 	st, err := s.read(ctx)
@@ -80,9 +84,9 @@ func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.E
 	now := s.now()
 	token, err := admitted(st, r, now)
 	if err != nil {
+		s.throttle.take(attempt)
 		return nil, err
 	}
-	s.throttle.forgive(r.JoinTokenId + "\x00" + address)
 	ca, err := s.clusterCA()
 	if err != nil {
 		return nil, err
@@ -167,16 +171,40 @@ func (s *EdgeServer) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	clipError(r.ApplyError)
 	interval := s.fleet.Beat(who.Edge, who.address, r, fleet.Certificate{
 		Serial: who.certificate.SerialNumber.Text(16), NotAfter: who.certificate.NotAfter,
 	})
 	return &gwv1.HeartbeatResponse{Interval: durationpb.New(interval), HubUrls: s.hubURLs(), Target: targetOf(st, who.Namespace)}, nil
 }
 
+// clipError bounds what the leader remembers of an error that an edge reports.
+func clipError(e *gwv1.ApplyError) {
+	if e == nil {
+		return
+	}
+	for _, field := range []*string{&e.Kind, &e.Name, &e.Field, &e.Code} {
+		*field = clip(*field, 256)
+	}
+	e.Message = clip(e.Message, 4096)
+}
+
+func clip(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "") + "…"
+}
+
 // targetOf returns what edges of a namespace should run.
 func targetOf(st *state.State, namespace string) *gwv1.Target {
-	r, ok := st.Target(namespace)
-	if !ok {
+	r, _ := st.Target(namespace)
+	return shownTarget(r)
+}
+
+// shownTarget is a release in short; nil is no release.
+func shownTarget(r *state.Release) *gwv1.Target {
+	if r == nil {
 		return &gwv1.Target{Checksum: resource.EmptyChecksum[:]}
 	}
 	return &gwv1.Target{Epoch: r.Epoch, Number: r.Number, Checksum: r.Checksum[:]}

@@ -6,9 +6,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"fmt"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -81,6 +84,35 @@ func TestEnrollRefusals(t *testing.T) {
 	h.clock.advance(time.Minute)
 	_, err = client.Enroll(t.Context(), enrolment(t, short, "e"))
 	h.refused(err, connect.CodePermissionDenied, ReasonForbidden, "ended at")
+}
+
+func TestGuessingAtAJoinTokenIsThrottledAndEnrollingIsNot(t *testing.T) {
+	h := newHarness(t)
+	client, good := h.enroller(), h.joinToken("default")
+	for i := range 2 * maxTries {
+		_, err := client.Enroll(t.Context(), enrolment(t, good, fmt.Sprint("e", i)))
+		must(t, err)
+	}
+	guessed := good
+	guessed.Secret = bytes.Repeat([]byte{1}, 32)
+	for range maxTries {
+		_, err := client.Enroll(t.Context(), enrolment(t, guessed, "e"))
+		h.refused(err, connect.CodePermissionDenied, ReasonForbidden, "")
+	}
+	_, err := client.Enroll(t.Context(), enrolment(t, guessed, "e"))
+	h.refused(err, connect.CodeResourceExhausted, ReasonTooManyTries, "try again in 6s")
+}
+
+func TestAnEndlessApplyErrorIsCut(t *testing.T) {
+	h := newHarness(t)
+	h.enroll("default", "e1").beat(t, nil, func(r *gwv1.HeartbeatRequest) {
+		r.ApplyError = &gwv1.ApplyError{Name: strings.Repeat("n", 10_000), Message: strings.Repeat("ü", 10_000)}
+	})
+	g, err := h.hub.Fleet.GetEdge(h.as(RoleViewer), &gwv1.GetEdgeRequest{Id: "e1"})
+	must(t, err)
+	if e := g.Edge.ApplyError; len(e.Name) > 300 || len(e.Message) > 4200 || !utf8.ValidString(e.Message) {
+		t.Errorf("kept %d and %d bytes", len(e.Name), len(e.Message))
+	}
 }
 
 func TestEveryCallButEnrollNeedsACertificate(t *testing.T) {

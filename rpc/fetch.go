@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"connectrpc.com/connect"
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/proto"
 
 	"gw/raftstore/state"
 	"gw/rpc/gwv1"
@@ -34,7 +36,21 @@ func (s *EdgeServer) FetchRelease(ctx context.Context, r *gwv1.FetchReleaseReque
 	}
 	target, _ := st.Target(who.Namespace)
 	base := baseOf(st, who.Namespace, r.BaseChecksum)
-	header := &gwv1.ReleaseHeader{Target: targetOf(st, who.Namespace), Namespace: who.Namespace}
+	messages, err := s.transfers.of(who.Namespace, base, target)
+	if err != nil {
+		return err
+	}
+	for _, m := range messages {
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// transferOf builds what is sent to an edge that holds base and shall have target; either may be nil.
+func transferOf(namespace string, base, target *state.Release) (messages []*gwv1.FetchReleaseResponse, err error) {
+	header := &gwv1.ReleaseHeader{Target: shownTarget(target), Namespace: namespace}
 	if base != nil {
 		header.BaseChecksum = base.Checksum[:]
 	}
@@ -53,16 +69,14 @@ func (s *EdgeServer) FetchRelease(ctx context.Context, r *gwv1.FetchReleaseReque
 		header.BlobBytes += uint64(len(after.Spec))
 	}
 	header.Blobs = uint32(len(blobs))
-	if err := stream.Send(&gwv1.FetchReleaseResponse{Part: &gwv1.FetchReleaseResponse_Header{Header: header}}); err != nil {
-		return err
+	messages = append(messages, &gwv1.FetchReleaseResponse{Part: &gwv1.FetchReleaseResponse_Header{Header: header}})
+	messages = append(messages, manifestParts(&manifest)...)
+	parts, err := blobParts(blobs)
+	if err != nil {
+		return nil, err
 	}
-	if err := sendManifest(&manifest, stream.Send); err != nil {
-		return err
-	}
-	if err := sendBlobs(blobs, stream.Send); err != nil {
-		return err
-	}
-	return stream.Send(&gwv1.FetchReleaseResponse{Part: &gwv1.FetchReleaseResponse_End{End: &gwv1.ReleaseEnd{}}})
+	messages = append(messages, parts...)
+	return append(messages, &gwv1.FetchReleaseResponse{Part: &gwv1.FetchReleaseResponse_End{End: &gwv1.ReleaseEnd{}}}), nil
 }
 
 // baseOf finds the kept release of a namespace that an edge holds; nil if there is none, or nothing is in it.
@@ -79,52 +93,107 @@ func baseOf(st *state.State, namespace string, checksum []byte) *state.Release {
 	return nil
 }
 
-type sender func(*gwv1.FetchReleaseResponse) error
-
-// sendManifest sends at least one part, so that an edge need not tell an empty difference from a missing one.
-func sendManifest(whole *gwv1.ManifestPart, send sender) error {
-	for first := true; first || len(whole.Upserts)+len(whole.Removals) > 0; first = false {
+// manifestParts has at least one part, so that an edge need not tell an empty difference from a missing one.
+func manifestParts(whole *gwv1.ManifestPart) (parts []*gwv1.FetchReleaseResponse) {
+	for len(parts) == 0 || len(whole.Upserts)+len(whole.Removals) > 0 {
 		upserts := min(entriesPerPart, len(whole.Upserts))
 		removals := min(entriesPerPart-upserts, len(whole.Removals))
 		part := &gwv1.ManifestPart{Upserts: whole.Upserts[:upserts], Removals: whole.Removals[:removals]}
 		whole.Upserts, whole.Removals = whole.Upserts[upserts:], whole.Removals[removals:]
-		if err := send(&gwv1.FetchReleaseResponse{Part: &gwv1.FetchReleaseResponse_Manifest{Manifest: part}}); err != nil {
-			return err
-		}
+		parts = append(parts, &gwv1.FetchReleaseResponse{Part: &gwv1.FetchReleaseResponse_Manifest{Manifest: part}})
 	}
-	return nil
+	return parts
 }
 
-func sendBlobs(blobs []*gwv1.Blob, send sender) error {
+func blobParts(blobs []*gwv1.Blob) (parts []*gwv1.FetchReleaseResponse, err error) {
+	encoder, err := compressor()
+	if err != nil {
+		return nil, fmt.Errorf("make a compressor: %w", err)
+	}
 	var buffer, one bytes.Buffer
-	flush := func() error {
-		if buffer.Len() == 0 {
-			return nil
+	flush := func() {
+		if buffer.Len() > 0 {
+			part := &gwv1.BlobPart{Zstd: encoder.EncodeAll(buffer.Bytes(), nil), Size: uint32(buffer.Len())}
+			parts = append(parts, &gwv1.FetchReleaseResponse{Part: &gwv1.FetchReleaseResponse_Blobs{Blobs: part}})
 		}
-		encoder, err := compressor()
-		if err != nil {
-			return fmt.Errorf("make a compressor: %w", err)
-		}
-		part := &gwv1.BlobPart{Zstd: encoder.EncodeAll(buffer.Bytes(), nil), Size: uint32(buffer.Len())}
 		buffer.Reset()
-		return send(&gwv1.FetchReleaseResponse{Part: &gwv1.FetchReleaseResponse_Blobs{Blobs: part}})
 	}
 	for _, b := range blobs {
 		one.Reset()
 		if _, err := protodelim.MarshalTo(&one, b); err != nil {
-			return fmt.Errorf("encode %s/%s: %w", b.Kind, b.Name, err)
+			return nil, fmt.Errorf("encode %s/%s: %w", b.Kind, b.Name, err)
 		}
 		if buffer.Len()+one.Len() > maxPart {
-			if err := flush(); err != nil {
-				return err
-			}
+			flush()
 		}
 		buffer.Write(one.Bytes())
 	}
-	return flush()
+	flush()
+	return parts, nil
 }
 
 // compressor is used by all; EncodeAll is safe for concurrent use and keeps nothing.
 var compressor = sync.OnceValues(func() (*zstd.Encoder, error) {
 	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
 })
+
+const (
+	// maxTransfers bounds how many transfers are kept, and maxTransfer how large one may be to be kept.
+	maxTransfers = 4
+	maxTransfer  = 16 << 20
+)
+
+// transfers keeps the transfers built last. After a push every edge of a namespace asks for the same one, and building
+// it means looking at every resource.
+type transfers struct {
+	mu     sync.Mutex
+	recent []*transfer // guarded by mu; the one used last is the last
+}
+
+// transfer is built once, by whoever asks first.
+type transfer struct {
+	namespace    string
+	base, target *state.Release // immutable, so that the pointers identify them
+	messages     func() ([]*gwv1.FetchReleaseResponse, error)
+}
+
+// of returns the messages from base to target; they must not be changed.
+func (t *transfers) of(namespace string, base, target *state.Release) ([]*gwv1.FetchReleaseResponse, error) {
+	return t.find(namespace, base, target).messages()
+}
+
+func (t *transfers) find(namespace string, base, target *state.Release) *transfer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i, x := range t.recent {
+		if x.namespace == namespace && x.base == base && x.target == target {
+			t.recent = append(slices.Delete(t.recent, i, i+1), x)
+			return x
+		}
+	}
+	x := &transfer{namespace: namespace, base: base, target: target}
+	x.messages = sync.OnceValues(func() ([]*gwv1.FetchReleaseResponse, error) {
+		messages, err := transferOf(namespace, base, target)
+		size := 0
+		for _, m := range messages {
+			size += proto.Size(m)
+		}
+		if err != nil || size > maxTransfer {
+			t.drop(x)
+		}
+		return messages, err
+	})
+	if len(t.recent) == maxTransfers {
+		t.recent = slices.Delete(t.recent, 0, 1)
+	}
+	t.recent = append(t.recent, x)
+	return x
+}
+
+func (t *transfers) drop(x *transfer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i := slices.Index(t.recent, x); i >= 0 {
+		t.recent = slices.Delete(t.recent, i, i+1)
+	}
+}

@@ -174,15 +174,49 @@ func TestPartsOfWhatCanNotBeCompressedStayUnder1MiB(t *testing.T) {
 		blobs = append(blobs, &gwv1.Blob{Kind: "API", Name: fmt.Sprint(i), Spec: []byte(base64.RawStdEncoding.EncodeToString(noise)[:400<<10])})
 		blobs = append(blobs, &gwv1.Blob{Kind: "API", Name: fmt.Sprint(i, "raw"), Spec: noise})
 	}
-	parts := 0
-	must(t, sendBlobs(blobs, func(r *gwv1.FetchReleaseResponse) error {
-		parts++
-		if n := len(r.GetBlobs().Zstd); n > 1<<20 {
-			t.Errorf("part %d has %d bytes", parts, n)
+	parts, err := blobParts(blobs)
+	must(t, err)
+	for i, p := range parts {
+		if n := len(p.GetBlobs().Zstd); n > 1<<20 {
+			t.Errorf("part %d has %d bytes", i, n)
 		}
-		return nil
-	}))
-	if parts < 10 {
-		t.Errorf("%d parts", parts)
 	}
+	if len(parts) < 10 {
+		t.Errorf("%d parts", len(parts))
+	}
+}
+
+func TestATransferIsBuiltOnceForAllEdges(t *testing.T) {
+	h := newHarness(t)
+	h.apply(api("", "a", "/a"))
+	h.push()
+	st := h.store.State()
+	target, _ := st.Target("default")
+	var cache transfers
+	first, err := cache.of("default", nil, target)
+	must(t, err)
+	if again, err := cache.of("default", nil, target); err != nil || again[0] != first[0] {
+		t.Error("it was built again")
+	}
+	for i := range 3 * maxTransfers {
+		if other, err := cache.of(fmt.Sprint(i), nil, target); err != nil || other[0].GetHeader().Namespace != fmt.Sprint(i) {
+			t.Errorf("namespace %d got %v, %v", i, other[0], err)
+		}
+	}
+	if len(cache.recent) != maxTransfers {
+		t.Errorf("%d are kept", len(cache.recent))
+	}
+}
+
+// FuzzPageToken: no token a caller makes up does more than be refused.
+func FuzzPageToken(f *testing.F) {
+	f.Add("")
+	f.Add(base64.RawURLEncoding.EncodeToString([]byte("default\x00API\x00a")))
+	f.Add("!!")
+	f.Fuzz(func(t *testing.T, token string) {
+		after, err := afterToken(token)
+		if err == nil && token != "" && bytes.Count([]byte(after), []byte{0}) != 2 {
+			t.Errorf("%q was taken as %q", token, after)
+		}
+	})
 }

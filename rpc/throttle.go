@@ -15,7 +15,8 @@ const (
 type throttle struct {
 	now func() time.Time
 
-	mu    sync.Mutex // guards what follows
+	mu sync.Mutex // guards what follows
+	// since is, by key, when its tries began, had one come every tryEvery: it runs ahead of now as tries are used up.
 	since map[string]time.Time
 }
 
@@ -28,19 +29,33 @@ func (t *throttle) take(key string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
+	if wait := t.waitLocked(key, now); wait > 0 {
+		return wait
+	}
 	if len(t.since) >= maxThrottled {
 		t.sweepLocked(now)
 	}
-	// since is when the key's first try was, had they come one every tryEvery: it runs ahead of now as tries are used up.
 	since := t.since[key]
 	if since.Before(now) {
 		since = now
 	}
-	if wait := since.Sub(now) - (maxTries-1)*tryEvery; wait > 0 {
-		return wait
-	}
 	t.since[key] = since.Add(tryEvery)
 	return 0
+}
+
+// wait returns how long to wait for the next try of a key, without using one up.
+func (t *throttle) wait(key string) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.waitLocked(key, t.now())
+}
+
+func (t *throttle) waitLocked(key string, now time.Time) time.Duration {
+	since, ok := t.since[key]
+	if !ok {
+		return 0
+	}
+	return max(since.Sub(now)-(maxTries-1)*tryEvery, 0)
 }
 
 // sweepLocked drops keys that have all their tries again. If so many are in use at once, all are dropped: under such an

@@ -9,9 +9,13 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 
+	"gw/raftstore"
 	"gw/raftstore/state"
 	"gw/rpc/gwv1"
 )
+
+// progressPause is the least time between two looks at the fleet, which heartbeats of a big one would otherwise fill.
+const progressPause = 50 * time.Millisecond
 
 // WatchPush is FollowPush over the wire.
 func (s *ReleaseServer) WatchPush(ctx context.Context, r *gwv1.WatchPushRequest, stream *connect.ServerStream[gwv1.WatchPushResponse]) error {
@@ -54,7 +58,23 @@ func (s *ReleaseServer) FollowPush(ctx context.Context, r *gwv1.WatchPushRequest
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
+		if !s.store.Leading() {
+			return raftstore.ErrNotLeader
+		}
+		if err := pause(ctx, progressPause); err != nil {
+			return err
+		}
 		st = s.store.State()
+	}
+}
+
+// pause lets more happen before the next look.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
