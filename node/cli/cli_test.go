@@ -16,7 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"gw/node/cli"
-	"gw/node/configfile"
+	"gw/node/cli/configfile"
 	"gw/rpc/gwv1"
 )
 
@@ -46,6 +46,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GW_ADDR", server.URL)
 			e.Setenv("GW_TOKEN", bearer)
 			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // else a race-checking gw takes a second to exit
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -75,31 +76,40 @@ func codeCommand(ts *testscript.TestScript, neg bool, args []string) {
 // hubCommand steers the fake hub:
 //
 //	hub edges FILE        edges it shows: a JSON array of answers to ListEdges, one each time, the last for ever
-//	hub progress FILE     what WatchPush sends: a JSON array of messages; with "hold" behind it the stream stays open
+//	hub progress FILE [then FILE]… [hold]
+//	                      what WatchPush sends: a JSON array of messages, the next FILE the next time, the last for ever;
+//	                      with "hold" the stream stays open after them
 //	hub refuse METHOD CODE REASON MESSAGE [KIND/NAME FIELD WHAT EXPECTED]
 //	hub log FILE          writes the calls so far to a file and forgets them
 func hubCommand(ts *testscript.TestScript, neg bool, args []string) {
 	h := ts.Value(hubKey{}).(*fakeHub)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var raw []json.RawMessage
-	if args[0] == "edges" || args[0] == "progress" {
-		ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &raw))
+	messages := func(file string) (raw []json.RawMessage) {
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile(file)), &raw))
+		return raw
 	}
 	switch args[0] {
 	case "edges":
 		h.edges = nil
-		for _, r := range raw {
+		for _, r := range messages(args[1]) {
 			m := new(gwv1.ListEdgesResponse)
 			ts.Check(unmarshal(string(r), m))
 			h.edges = append(h.edges, m)
 		}
 	case "progress":
 		h.progress, h.hold = nil, slices.Contains(args, "hold")
-		for _, r := range raw {
-			m := new(gwv1.WatchPushResponse)
-			ts.Check(unmarshal(string(r), m))
-			h.progress = append(h.progress, m)
+		for _, file := range args[1:] {
+			if file == "then" || file == "hold" {
+				continue
+			}
+			var list []*gwv1.WatchPushResponse
+			for _, r := range messages(file) {
+				m := new(gwv1.WatchPushResponse)
+				ts.Check(unmarshal(string(r), m))
+				list = append(list, m)
+			}
+			h.progress = append(h.progress, list)
 		}
 	case "refuse":
 		var code connect.Code
@@ -189,9 +199,10 @@ func words(line string) (out []string) {
 }
 
 func TestOnlyConsentHasNoEnvironment(t *testing.T) {
-	consent := []string{"--yes", "--confirm-removal", "--prune", "--push", "--no-targets", "--no-policies", "--token"}
+	consent := []string{"--yes", "--confirm-removal", "--prune", "--push", "--no-targets", "--no-policies"}
+	others := []string{"gw login --token", "--config"}
 	for _, flag := range configfile.WithoutEnvironment(newParser(t).Model) {
-		if !slices.ContainsFunc(consent, func(name string) bool { return strings.HasSuffix(flag, " "+name) }) {
+		if !slices.ContainsFunc(append(consent, others...), func(name string) bool { return strings.HasSuffix(flag, name) }) {
 			t.Errorf("%s has no environment variable", flag)
 		}
 	}

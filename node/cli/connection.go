@@ -24,12 +24,13 @@ const (
 	maxAnswer = 256 << 20
 )
 
-// Connection is the flags of every command that calls a hub.
+// Connection is the flags of every command that calls a hub. GW_CONFIG is for the processes that serve: where it names
+// a hub's file, commands beside the hub must not trip over it.
 type Connection struct {
 	Hub    string `group:"hub" env:"GW_ADDR" placeholder:"URL" help:"The hub's address."`
 	Token  string `group:"hub" env:"GW_TOKEN" placeholder:"TOKEN" help:"Bearer token (gwa_…) to use instead of the login's."`
 	CAPin  string `group:"hub" name:"ca-pin" placeholder:"SHA256" help:"Fingerprint of the public key of the hub's CA or certificate."`
-	Config string `group:"hub" placeholder:"FILE" help:"YAML or JSON file with values for these flags."`
+	Config string `group:"hub" env:"-" placeholder:"FILE" help:"YAML or JSON file with values for these flags."`
 }
 
 // hub is a connection's clients.

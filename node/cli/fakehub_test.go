@@ -42,8 +42,8 @@ type fakeHub struct {
 	saved, released map[resource.Key]*gwv1.Resource
 	releases        []*gwv1.Release // newest first
 	edges           []*gwv1.ListEdgesResponse
-	progress        []*gwv1.WatchPushResponse
-	hold            bool // WatchPush stays open after the progress
+	progress        [][]*gwv1.WatchPushResponse // what WatchPush sends: each list once, the last for ever
+	hold            bool                        // it stays open afterwards
 	apps            []*gwv1.App
 	tokens          []*gwv1.Token
 	secrets         []*gwv1.Secret
@@ -299,7 +299,14 @@ func (h *fakeHub) Push(_ context.Context, req *gwv1.PushRequest) (*gwv1.PushResp
 
 func (h *fakeHub) WatchPush(ctx context.Context, req *gwv1.WatchPushRequest, stream *connect.ServerStream[gwv1.WatchPushResponse]) error {
 	h.mu.Lock()
-	progress, hold := h.progress, h.hold
+	var progress []*gwv1.WatchPushResponse
+	if len(h.progress) > 0 {
+		progress = h.progress[0]
+	}
+	if len(h.progress) > 1 {
+		h.progress = h.progress[1:]
+	}
+	hold := h.hold
 	h.mu.Unlock()
 	for _, p := range progress {
 		p.Number = req.Number

@@ -22,7 +22,7 @@ type Login struct {
 	TTL          time.Duration `name:"ttl" placeholder:"DURATION" help:"How long the login shall last, at most 2160h; default: the hub's, 24h."`
 	Token        string        `env:"-" placeholder:"TOKEN" help:"Remember this bearer token (gwa_…) instead of making one with a password."`
 	CAPin        string        `name:"ca-pin" placeholder:"SHA256" help:"Trust the hub only if its CA's or its own certificate has this fingerprint."`
-	Config       string        `placeholder:"FILE" help:"YAML or JSON file with values for these flags."`
+	Config       string        `env:"-" placeholder:"FILE" help:"YAML or JSON file with values for these flags."`
 }
 
 // Examples returns the examples of the command's help.
@@ -170,7 +170,7 @@ func (l *Login) password(ctx context.Context, c *Context, user string) (string, 
 	}
 	password, err := c.readValue("-", maxPassword)
 	if err != nil {
-		return "", usageError("the password of %s: there is no terminal to ask on, and standard input has none (%w); pass --password-file", user, err)
+		return "", usageError("the password of %s: there is no terminal to ask on, and %w; pass --password-file", user, err)
 	}
 	return password, nil
 }

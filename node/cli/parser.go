@@ -9,7 +9,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"gw/node/configfile"
+	"gw/node/cli/configfile"
 	"gw/rpc/resource"
 )
 

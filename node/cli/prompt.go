@@ -117,7 +117,9 @@ func readLine(r io.Reader) ([]byte, error) {
 // readValue reads a secret from a file, "-" for standard input, without the line feed at its end.
 func (c *Context) readValue(file string, limit int64) (string, error) {
 	var from io.Reader = c.Stdin
-	if file != "-" {
+	if file == "-" {
+		file = "standard input"
+	} else {
 		f, err := os.Open(file)
 		if err != nil {
 			return "", err
@@ -131,10 +133,10 @@ func (c *Context) readValue(file string, limit int64) (string, error) {
 	}
 	value := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
 	if int64(len(value)) > limit {
-		return "", fmt.Errorf("read %s: more than %d bytes", file, limit)
+		return "", fmt.Errorf("%s has more than %d bytes", file, limit)
 	}
 	if value == "" {
-		return "", fmt.Errorf("read %s: it is empty", file)
+		return "", fmt.Errorf("%s is empty", file)
 	}
 	return value, nil
 }

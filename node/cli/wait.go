@@ -45,6 +45,7 @@ type wait struct {
 	// namespaces are those waited for, and the release of each. With number 0 they are those of the scope.
 	namespaces map[string]uint64 // namespace → release
 
+	// failed are those that will not try it again.
 	edges, loaded, failed, offline int
 	superseded                     bool
 	missing                        []*gwv1.Edge
@@ -118,7 +119,8 @@ func (w *wait) follow(ctx context.Context) (why string, err error) {
 	}
 }
 
-// stream follows WatchPush until the share is reached or can't be. A hub that goes away is asked again.
+// stream follows WatchPush until the share is reached or can't be. It is asked again after the hub went away, and after
+// it ended because only edges that are offline are missing: they get the release when they return.
 func (w *wait) stream(ctx context.Context) (why string, again bool, err error) {
 	stream, err := w.hub.releases.WatchPush(ctx, &gwv1.WatchPushRequest{Number: w.number})
 	if err != nil {
@@ -127,11 +129,7 @@ func (w *wait) stream(ctx context.Context) (why string, again bool, err error) {
 	defer stream.Close()
 	for stream.Receive() {
 		m := stream.Msg()
-		failedBefore := w.failed
 		w.edges, w.loaded, w.failed, w.offline, w.superseded = int(m.GetEdges()), int(m.GetLoaded()), int(m.GetFailed()), int(m.GetOffline()), m.GetSuperseded()
-		if w.failed > failedBefore {
-			w.findMissing(ctx)
-		}
 		if why, again, err = w.step(ctx, nil); !again {
 			return why, false, err
 		}
@@ -139,16 +137,7 @@ func (w *wait) stream(ctx context.Context) (why string, again bool, err error) {
 	if err := stream.Err(); err != nil {
 		return w.broken(ctx, err)
 	}
-	return w.ended(ctx)
-}
-
-// ended judges what a stream that ended said last.
-func (w *wait) ended(ctx context.Context) (why string, again bool, err error) {
-	if w.loaded >= w.share.of(w.edges) {
-		return "", false, nil
-	}
-	w.findMissing(ctx)
-	return "the hub has stopped following it", false, nil
+	return "", true, nil
 }
 
 // broken tells a hub that went away, which may come back, from one that refuses.
@@ -171,26 +160,14 @@ func (w *wait) step(ctx context.Context, err error) (why string, again bool, _ e
 	if w.c.isTerminal(w.c.Stderr) {
 		fmt.Fprintf(w.c.Stderr, "\r\x1b[K%d of %d edges have loaded it, %d failed, %d offline", w.loaded, w.edges, w.failed, w.offline)
 	}
-	switch hopeless := w.rejected(); {
+	switch {
 	case w.loaded >= w.share.of(w.edges):
 		return "", false, nil
-	case w.superseded:
+	case w.edges-w.failed < w.share.of(w.edges):
 		w.findMissing(ctx)
-		return "a later push has taken its place", false, nil
-	case w.edges-hopeless < w.share.of(w.edges):
-		return fmt.Sprintf("%s will not load it", counted(hopeless, "edge")), false, nil
+		return counted(w.failed, "edge") + " can't load it", false, nil
 	}
 	return "", true, nil
-}
-
-// rejected counts the missing edges whose error is one they don't retry.
-func (w *wait) rejected() (n int) {
-	for _, e := range w.missing {
-		if e.GetApplyError().GetRelease() >= w.namespaces[e.GetNamespace()] && slices.Contains([]string{"compile", "too_old", "probe"}, e.GetApplyError().GetCode()) {
-			n++
-		}
-	}
-	return n
 }
 
 // findMissing asks who has not loaded it. If that can't be told, the names are left as they are: the counts stand.
@@ -221,7 +198,7 @@ func (w *wait) look(ctx context.Context) error {
 		case e.GetLoadedChecksum() == e.GetReleasedChecksum():
 			w.loaded++
 			continue
-		case e.GetApplyError() != nil:
+		case slices.Contains([]string{"compile", "too_old", "probe"}, e.GetApplyError().GetCode()) && e.GetApplyError().GetRelease() >= e.GetTargetRelease():
 			w.failed++
 		case e.GetConnection() == gwv1.Connection_CONNECTION_DISCONNECTED:
 			w.offline++
@@ -242,6 +219,9 @@ func (w *wait) success() string {
 const maxNamed = 10
 
 func (w *wait) failure(why string) string {
+	if w.superseded {
+		why += ", and a later push has taken its place"
+	}
 	text := fmt.Sprintf("%s: %d of %d edges have loaded it, %d were wanted", why, w.loaded, w.edges, w.share.of(w.edges))
 	for i, e := range w.missing {
 		if i == maxNamed {
@@ -270,5 +250,5 @@ func (w *wait) result() object {
 	}
 	number := func(n int) plain { return json.Number(strconv.Itoa(n)) }
 	return object{{"reached", w.loaded >= w.share.of(w.edges)}, {"edges", number(w.edges)}, {"loaded", number(w.loaded)},
-		{"failed", number(w.failed)}, {"offline", number(w.offline)}, {"missing", missing}}
+		{"failed", number(w.failed)}, {"offline", number(w.offline)}, {"superseded", w.superseded}, {"missing", missing}}
 }
