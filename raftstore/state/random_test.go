@@ -227,6 +227,12 @@ func (h *history) cluster(s *State, c *gwv1.Command) {
 	}
 }
 
+// Equal reports whether both write the same snapshot.
+func (s *State) Equal(o *State) bool {
+	var a, b bytes.Buffer
+	return s.Encode(&a) == nil && o.Encode(&b) == nil && bytes.Equal(a.Bytes(), b.Bytes())
+}
+
 func encode(t testing.TB, s *State) []byte {
 	t.Helper()
 	var b bytes.Buffer

@@ -157,15 +157,6 @@ func difference(a, b *iradix.Tree, f func(before, after *gwv1.ReleaseEntry)) {
 	}
 }
 
-// digest is the SHA-256 of the snapshot.
-func (s *State) digest() (d [sha256.Size]byte) {
-	h := sha256.New()
-	if err := s.Encode(h); err == nil {
-		h.Sum(d[:0])
-	}
-	return d
-}
-
 // Decode reads what Encode wrote, to its end. Nothing is believed before the trailer was verified: on any error the
 // state is nil. The error wraps ErrCorrupt or ErrTooOld.
 func Decode(r io.Reader) (*State, error) {

@@ -6,7 +6,6 @@ import (
 	"iter"
 
 	"github.com/hashicorp/go-memdb"
-	"google.golang.org/protobuf/proto"
 
 	"gw/rpc/gwv1"
 	"gw/rpc/resource"
@@ -233,13 +232,4 @@ func (s *State) Audit() iter.Seq[*gwv1.AuditRecord] {
 // would have to make a different command the second time can ask before it makes one.
 func (s *State) Repeated(actor, key string) (*gwv1.IdempotencyRecord, bool) {
 	return one[*gwv1.IdempotencyRecord](s.db.Txn(false), tableIdempotency, byID, join(actor, key))
-}
-
-// Equal reports whether both would write the same snapshot.
-func (s *State) Equal(o *State) bool {
-	if s.index != o.index || s.accessFloor != o.accessFloor || !proto.Equal(s.cluster, o.cluster) {
-		return false
-	}
-	a, b := s.digest(), o.digest()
-	return a == b
 }
