@@ -599,7 +599,9 @@ func TestTokensUnderChange(t *testing.T) {
 	defer b.tokens.Close()
 	var version atomic.Uint64
 	version.Store(1)
-	b.hub.does(func(context.Context, [32]byte) (*gwv1.ValidateTokenResponse, error) { return valid("app", version.Load()), nil })
+	b.hub.does(func(context.Context, [32]byte) (*gwv1.ValidateTokenResponse, error) {
+		return valid("app", version.Load()), nil
+	})
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	for w := range 4 {
