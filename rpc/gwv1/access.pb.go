@@ -1269,7 +1269,7 @@ func (*DeleteSecretResponse) Descriptor() ([]byte, []int) {
 type JoinToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// "edge".
+	// "edge" or "hub".
 	Role      string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
 	Namespace string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Labels    map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -1381,7 +1381,7 @@ type CreateJoinTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: "edge".
 	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
-	// Empty means "default"; edges can't live in "global".
+	// For edges. Empty means "default"; edges can't live in "global".
 	Namespace string            `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Labels    map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Absent: 1 hour. At most 10 years.
@@ -2092,10 +2092,9 @@ const file_gw_v1_access_proto_rawDesc = "" +
 	"\tephemeral\x18\t \x01(\bR\tephemeral\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x03\n" +
-	"\x16CreateJoinTokenRequest\x12!\n" +
-	"\x04role\x18\x01 \x01(\tB\r\xbaH\n" +
-	"r\bR\x00R\x04edgeR\x04role\x12%\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x94\x03\n" +
+	"\x16CreateJoinTokenRequest\x12&\n" +
+	"\x04role\x18\x01 \x01(\tB\x12\xbaH\x0fr\rR\x00R\x04edgeR\x03hubR\x04role\x12%\n" +
 	"\tnamespace\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\tnamespace\x12Z\n" +
 	"\x06labels\x18\x03 \x03(\v2).gw.v1.CreateJoinTokenRequest.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10 \"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\x06labels\x12=\n" +
 	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +

@@ -122,6 +122,11 @@ type Command struct {
 	//	*Command_PutUser
 	//	*Command_PutSession
 	//	*Command_DeleteSession
+	//	*Command_EnrollHub
+	//	*Command_PutHub
+	//	*Command_RemoveHub
+	//	*Command_Beacon
+	//	*Command_RaiseEpoch
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -377,6 +382,51 @@ func (x *Command) GetDeleteSession() *DeleteSessionRecord {
 	return nil
 }
 
+func (x *Command) GetEnrollHub() *EnrollHub {
+	if x != nil {
+		if x, ok := x.Body.(*Command_EnrollHub); ok {
+			return x.EnrollHub
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutHub() *PutHubRecord {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PutHub); ok {
+			return x.PutHub
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveHub() *RemoveHubRecord {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RemoveHub); ok {
+			return x.RemoveHub
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetBeacon() *Beacon {
+	if x != nil {
+		if x, ok := x.Body.(*Command_Beacon); ok {
+			return x.Beacon
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRaiseEpoch() *RaiseEpoch {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RaiseEpoch); ok {
+			return x.RaiseEpoch
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -457,6 +507,26 @@ type Command_DeleteSession struct {
 	DeleteSession *DeleteSessionRecord `protobuf:"bytes,34,opt,name=delete_session,json=deleteSession,proto3,oneof"`
 }
 
+type Command_EnrollHub struct {
+	EnrollHub *EnrollHub `protobuf:"bytes,35,opt,name=enroll_hub,json=enrollHub,proto3,oneof"`
+}
+
+type Command_PutHub struct {
+	PutHub *PutHubRecord `protobuf:"bytes,36,opt,name=put_hub,json=putHub,proto3,oneof"`
+}
+
+type Command_RemoveHub struct {
+	RemoveHub *RemoveHubRecord `protobuf:"bytes,37,opt,name=remove_hub,json=removeHub,proto3,oneof"`
+}
+
+type Command_Beacon struct {
+	Beacon *Beacon `protobuf:"bytes,38,opt,name=beacon,proto3,oneof"`
+}
+
+type Command_RaiseEpoch struct {
+	RaiseEpoch *RaiseEpoch `protobuf:"bytes,39,opt,name=raise_epoch,json=raiseEpoch,proto3,oneof"`
+}
+
 func (*Command_Bootstrap) isCommand_Body() {}
 
 func (*Command_OpenTerm) isCommand_Body() {}
@@ -494,6 +564,16 @@ func (*Command_PutUser) isCommand_Body() {}
 func (*Command_PutSession) isCommand_Body() {}
 
 func (*Command_DeleteSession) isCommand_Body() {}
+
+func (*Command_EnrollHub) isCommand_Body() {}
+
+func (*Command_PutHub) isCommand_Body() {}
+
+func (*Command_RemoveHub) isCommand_Body() {}
+
+func (*Command_Beacon) isCommand_Body() {}
+
+func (*Command_RaiseEpoch) isCommand_Body() {}
 
 // Result is what applying a command gave; the same on every hub, and kept for a repeated idempotency key.
 type Result struct {
@@ -1927,6 +2007,232 @@ func (x *DeleteSessionRecord) GetTokenHash() []byte {
 	return nil
 }
 
+// EnrollHub uses up one use of a join token of role hub and registers the hub, in one step.
+type EnrollHub struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JoinTokenId   string                 `protobuf:"bytes,1,opt,name=join_token_id,json=joinTokenId,proto3" json:"join_token_id,omitempty"`
+	Hub           *HubRecord             `protobuf:"bytes,2,opt,name=hub,proto3" json:"hub,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrollHub) Reset() {
+	*x = EnrollHub{}
+	mi := &file_gw_v1_log_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrollHub) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrollHub) ProtoMessage() {}
+
+func (x *EnrollHub) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrollHub.ProtoReflect.Descriptor instead.
+func (*EnrollHub) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *EnrollHub) GetJoinTokenId() string {
+	if x != nil {
+		return x.JoinTokenId
+	}
+	return ""
+}
+
+func (x *EnrollHub) GetHub() *HubRecord {
+	if x != nil {
+		return x.Hub
+	}
+	return nil
+}
+
+// PutHubRecord records where a hub is reached and what it runs.
+type PutHubRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hub           *HubRecord             `protobuf:"bytes,1,opt,name=hub,proto3" json:"hub,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutHubRecord) Reset() {
+	*x = PutHubRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutHubRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutHubRecord) ProtoMessage() {}
+
+func (x *PutHubRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutHubRecord.ProtoReflect.Descriptor instead.
+func (*PutHubRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *PutHubRecord) GetHub() *HubRecord {
+	if x != nil {
+		return x.Hub
+	}
+	return nil
+}
+
+// RemoveHubRecord marks a hub as removed: its ID is never a member again, and its certificate is refused.
+type RemoveHubRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHubRecord) Reset() {
+	*x = RemoveHubRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHubRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHubRecord) ProtoMessage() {}
+
+func (x *RemoveHubRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHubRecord.ProtoReflect.Descriptor instead.
+func (*RemoveHubRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RemoveHubRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// Beacon changes nothing. Every hub computes the digest of its whole state at the beacon's index, to be compared.
+type Beacon struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Beacon) Reset() {
+	*x = Beacon{}
+	mi := &file_gw_v1_log_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Beacon) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Beacon) ProtoMessage() {}
+
+func (x *Beacon) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Beacon.ProtoReflect.Descriptor instead.
+func (*Beacon) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{29}
+}
+
+// RaiseEpoch follows an offline recovery, in which acknowledged changes may have been lost.
+type RaiseEpoch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The least the epoch becomes; it always rises by at least one.
+	AtLeast       uint64 `protobuf:"varint,1,opt,name=at_least,json=atLeast,proto3" json:"at_least,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseEpoch) Reset() {
+	*x = RaiseEpoch{}
+	mi := &file_gw_v1_log_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseEpoch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseEpoch) ProtoMessage() {}
+
+func (x *RaiseEpoch) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseEpoch.ProtoReflect.Descriptor instead.
+func (*RaiseEpoch) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RaiseEpoch) GetAtLeast() uint64 {
+	if x != nil {
+		return x.AtLeast
+	}
+	return 0
+}
+
 type ClusterRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -1947,7 +2253,7 @@ type ClusterRecord struct {
 
 func (x *ClusterRecord) Reset() {
 	*x = ClusterRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[26]
+	mi := &file_gw_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2265,7 @@ func (x *ClusterRecord) String() string {
 func (*ClusterRecord) ProtoMessage() {}
 
 func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[26]
+	mi := &file_gw_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2278,7 @@ func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRecord.ProtoReflect.Descriptor instead.
 func (*ClusterRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ClusterRecord) GetClusterId() string {
@@ -2070,7 +2376,7 @@ type ResourceRecord struct {
 
 func (x *ResourceRecord) Reset() {
 	*x = ResourceRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[27]
+	mi := &file_gw_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2388,7 @@ func (x *ResourceRecord) String() string {
 func (*ResourceRecord) ProtoMessage() {}
 
 func (x *ResourceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[27]
+	mi := &file_gw_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2401,7 @@ func (x *ResourceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRecord.ProtoReflect.Descriptor instead.
 func (*ResourceRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResourceRecord) GetKind() string {
@@ -2183,7 +2489,7 @@ type AppRecord struct {
 
 func (x *AppRecord) Reset() {
 	*x = AppRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[28]
+	mi := &file_gw_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2501,7 @@ func (x *AppRecord) String() string {
 func (*AppRecord) ProtoMessage() {}
 
 func (x *AppRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[28]
+	mi := &file_gw_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2514,7 @@ func (x *AppRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppRecord.ProtoReflect.Descriptor instead.
 func (*AppRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AppRecord) GetId() string {
@@ -2278,7 +2584,7 @@ type TokenRecord struct {
 
 func (x *TokenRecord) Reset() {
 	*x = TokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[29]
+	mi := &file_gw_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2596,7 @@ func (x *TokenRecord) String() string {
 func (*TokenRecord) ProtoMessage() {}
 
 func (x *TokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[29]
+	mi := &file_gw_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2609,7 @@ func (x *TokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRecord.ProtoReflect.Descriptor instead.
 func (*TokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TokenRecord) GetId() string {
@@ -2378,7 +2684,7 @@ type SecretRecord struct {
 
 func (x *SecretRecord) Reset() {
 	*x = SecretRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[30]
+	mi := &file_gw_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2696,7 @@ func (x *SecretRecord) String() string {
 func (*SecretRecord) ProtoMessage() {}
 
 func (x *SecretRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[30]
+	mi := &file_gw_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2709,7 @@ func (x *SecretRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretRecord.ProtoReflect.Descriptor instead.
 func (*SecretRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SecretRecord) GetNamespace() string {
@@ -2466,7 +2772,7 @@ type JoinTokenRecord struct {
 
 func (x *JoinTokenRecord) Reset() {
 	*x = JoinTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[31]
+	mi := &file_gw_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2784,7 @@ func (x *JoinTokenRecord) String() string {
 func (*JoinTokenRecord) ProtoMessage() {}
 
 func (x *JoinTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[31]
+	mi := &file_gw_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2797,7 @@ func (x *JoinTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenRecord.ProtoReflect.Descriptor instead.
 func (*JoinTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *JoinTokenRecord) GetId() string {
@@ -2585,7 +2891,7 @@ type EdgeRecord struct {
 
 func (x *EdgeRecord) Reset() {
 	*x = EdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[32]
+	mi := &file_gw_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +2903,7 @@ func (x *EdgeRecord) String() string {
 func (*EdgeRecord) ProtoMessage() {}
 
 func (x *EdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[32]
+	mi := &file_gw_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +2916,7 @@ func (x *EdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeRecord.ProtoReflect.Descriptor instead.
 func (*EdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *EdgeRecord) GetId() string {
@@ -2697,6 +3003,91 @@ func (x *EdgeRecord) GetEphemeral() bool {
 	return false
 }
 
+type HubRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// host:port of its TLS port.
+	Address       string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Version       string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	FeatureLevel  uint32 `protobuf:"varint,4,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
+	JoinedAt      int64  `protobuf:"varint,5,opt,name=joined_at,json=joinedAt,proto3" json:"joined_at,omitempty"`
+	Removed       bool   `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HubRecord) Reset() {
+	*x = HubRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HubRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HubRecord) ProtoMessage() {}
+
+func (x *HubRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HubRecord.ProtoReflect.Descriptor instead.
+func (*HubRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *HubRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *HubRecord) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *HubRecord) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *HubRecord) GetFeatureLevel() uint32 {
+	if x != nil {
+		return x.FeatureLevel
+	}
+	return 0
+}
+
+func (x *HubRecord) GetJoinedAt() int64 {
+	if x != nil {
+		return x.JoinedAt
+	}
+	return 0
+}
+
+func (x *HubRecord) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
 type UserRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2711,7 +3102,7 @@ type UserRecord struct {
 
 func (x *UserRecord) Reset() {
 	*x = UserRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[33]
+	mi := &file_gw_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +3114,7 @@ func (x *UserRecord) String() string {
 func (*UserRecord) ProtoMessage() {}
 
 func (x *UserRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[33]
+	mi := &file_gw_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +3127,7 @@ func (x *UserRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRecord.ProtoReflect.Descriptor instead.
 func (*UserRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UserRecord) GetName() string {
@@ -2787,7 +3178,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[34]
+	mi := &file_gw_v1_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +3190,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[34]
+	mi := &file_gw_v1_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +3203,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SessionRecord) GetTokenHash() []byte {
@@ -2860,7 +3251,7 @@ type AccessChangeRecord struct {
 
 func (x *AccessChangeRecord) Reset() {
 	*x = AccessChangeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[35]
+	mi := &file_gw_v1_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2872,7 +3263,7 @@ func (x *AccessChangeRecord) String() string {
 func (*AccessChangeRecord) ProtoMessage() {}
 
 func (x *AccessChangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[35]
+	mi := &file_gw_v1_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2885,7 +3276,7 @@ func (x *AccessChangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessChangeRecord.ProtoReflect.Descriptor instead.
 func (*AccessChangeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AccessChangeRecord) GetVersion() uint64 {
@@ -2983,7 +3374,7 @@ type SecretName struct {
 
 func (x *SecretName) Reset() {
 	*x = SecretName{}
-	mi := &file_gw_v1_log_proto_msgTypes[36]
+	mi := &file_gw_v1_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2995,7 +3386,7 @@ func (x *SecretName) String() string {
 func (*SecretName) ProtoMessage() {}
 
 func (x *SecretName) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[36]
+	mi := &file_gw_v1_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3008,7 +3399,7 @@ func (x *SecretName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretName.ProtoReflect.Descriptor instead.
 func (*SecretName) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SecretName) GetNamespace() string {
@@ -3042,7 +3433,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[37]
+	mi := &file_gw_v1_log_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3054,7 +3445,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[37]
+	mi := &file_gw_v1_log_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3067,7 +3458,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -3132,7 +3523,7 @@ type IdempotencyRecord struct {
 
 func (x *IdempotencyRecord) Reset() {
 	*x = IdempotencyRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[38]
+	mi := &file_gw_v1_log_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3535,7 @@ func (x *IdempotencyRecord) String() string {
 func (*IdempotencyRecord) ProtoMessage() {}
 
 func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[38]
+	mi := &file_gw_v1_log_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3548,7 @@ func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdempotencyRecord.ProtoReflect.Descriptor instead.
 func (*IdempotencyRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *IdempotencyRecord) GetActor() string {
@@ -3207,7 +3598,7 @@ type StagedBlob struct {
 
 func (x *StagedBlob) Reset() {
 	*x = StagedBlob{}
-	mi := &file_gw_v1_log_proto_msgTypes[39]
+	mi := &file_gw_v1_log_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3610,7 @@ func (x *StagedBlob) String() string {
 func (*StagedBlob) ProtoMessage() {}
 
 func (x *StagedBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[39]
+	mi := &file_gw_v1_log_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3623,7 @@ func (x *StagedBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StagedBlob.ProtoReflect.Descriptor instead.
 func (*StagedBlob) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{39}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StagedBlob) GetStage() string {
@@ -3281,7 +3672,7 @@ type ReleaseRecord struct {
 
 func (x *ReleaseRecord) Reset() {
 	*x = ReleaseRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[40]
+	mi := &file_gw_v1_log_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3293,7 +3684,7 @@ func (x *ReleaseRecord) String() string {
 func (*ReleaseRecord) ProtoMessage() {}
 
 func (x *ReleaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[40]
+	mi := &file_gw_v1_log_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3306,7 +3697,7 @@ func (x *ReleaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRecord.ProtoReflect.Descriptor instead.
 func (*ReleaseRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{40}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReleaseRecord) GetNamespace() string {
@@ -3385,7 +3776,7 @@ type ReleaseEntry struct {
 
 func (x *ReleaseEntry) Reset() {
 	*x = ReleaseEntry{}
-	mi := &file_gw_v1_log_proto_msgTypes[41]
+	mi := &file_gw_v1_log_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3397,7 +3788,7 @@ func (x *ReleaseEntry) String() string {
 func (*ReleaseEntry) ProtoMessage() {}
 
 func (x *ReleaseEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[41]
+	mi := &file_gw_v1_log_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3410,7 +3801,7 @@ func (x *ReleaseEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseEntry.ProtoReflect.Descriptor instead.
 func (*ReleaseEntry) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{41}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReleaseEntry) GetKind() string {
@@ -3460,7 +3851,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_gw_v1_log_proto_msgTypes[42]
+	mi := &file_gw_v1_log_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3472,7 +3863,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[42]
+	mi := &file_gw_v1_log_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3485,7 +3876,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{42}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -3513,8 +3904,7 @@ var File_gw_v1_log_proto protoreflect.FileDescriptor
 
 const file_gw_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x0fgw/v1/log.proto\x12\x05gw.v1\x1a\x11gw/v1/error.proto\"\xb9\n" +
-	"\n" +
+	"\x0fgw/v1/log.proto\x12\x05gw.v1\x1a\x11gw/v1/error.proto\"\xb4\f\n" +
 	"\aCommand\x12#\n" +
 	"\rfeature_level\x18\x01 \x01(\rR\ffeatureLevel\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12'\n" +
@@ -3547,7 +3937,15 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\bput_user\x18  \x01(\v2\x14.gw.v1.PutUserRecordH\x00R\aputUser\x12:\n" +
 	"\vput_session\x18! \x01(\v2\x17.gw.v1.PutSessionRecordH\x00R\n" +
 	"putSession\x12C\n" +
-	"\x0edelete_session\x18\" \x01(\v2\x1a.gw.v1.DeleteSessionRecordH\x00R\rdeleteSessionB\x06\n" +
+	"\x0edelete_session\x18\" \x01(\v2\x1a.gw.v1.DeleteSessionRecordH\x00R\rdeleteSession\x121\n" +
+	"\n" +
+	"enroll_hub\x18# \x01(\v2\x10.gw.v1.EnrollHubH\x00R\tenrollHub\x12.\n" +
+	"\aput_hub\x18$ \x01(\v2\x13.gw.v1.PutHubRecordH\x00R\x06putHub\x127\n" +
+	"\n" +
+	"remove_hub\x18% \x01(\v2\x16.gw.v1.RemoveHubRecordH\x00R\tremoveHub\x12'\n" +
+	"\x06beacon\x18& \x01(\v2\r.gw.v1.BeaconH\x00R\x06beacon\x124\n" +
+	"\vraise_epoch\x18' \x01(\v2\x11.gw.v1.RaiseEpochH\x00R\n" +
+	"raiseEpochB\x06\n" +
 	"\x04body\"\x84\x02\n" +
 	"\x06Result\x12(\n" +
 	"\arefusal\x18\x01 \x01(\v2\x0e.gw.v1.RefusalR\arefusal\x12\x14\n" +
@@ -3650,7 +4048,18 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x14.gw.v1.SessionRecordR\asession\"4\n" +
 	"\x13DeleteSessionRecord\x12\x1d\n" +
 	"\n" +
-	"token_hash\x18\x01 \x01(\fR\ttokenHash\"\xfc\x02\n" +
+	"token_hash\x18\x01 \x01(\fR\ttokenHash\"S\n" +
+	"\tEnrollHub\x12\"\n" +
+	"\rjoin_token_id\x18\x01 \x01(\tR\vjoinTokenId\x12\"\n" +
+	"\x03hub\x18\x02 \x01(\v2\x10.gw.v1.HubRecordR\x03hub\"2\n" +
+	"\fPutHubRecord\x12\"\n" +
+	"\x03hub\x18\x01 \x01(\v2\x10.gw.v1.HubRecordR\x03hub\"!\n" +
+	"\x0fRemoveHubRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\b\n" +
+	"\x06Beacon\"'\n" +
+	"\n" +
+	"RaiseEpoch\x12\x19\n" +
+	"\bat_least\x18\x01 \x01(\x04R\aatLeast\"\xfc\x02\n" +
 	"\rClusterRecord\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
@@ -3748,7 +4157,14 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\tephemeral\x18\f \x01(\bR\tephemeral\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x98\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xab\x01\n" +
+	"\tHubRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12#\n" +
+	"\rfeature_level\x18\x04 \x01(\rR\ffeatureLevel\x12\x1b\n" +
+	"\tjoined_at\x18\x05 \x01(\x03R\bjoinedAt\x12\x18\n" +
+	"\aremoved\x18\x06 \x01(\bR\aremoved\"\x98\x01\n" +
 	"\n" +
 	"UserRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
@@ -3847,7 +4263,7 @@ func file_gw_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_gw_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_gw_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_gw_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_gw_v1_log_proto_goTypes = []any{
 	(RefusalCode)(0),              // 0: gw.v1.RefusalCode
 	(*Command)(nil),               // 1: gw.v1.Command
@@ -3876,28 +4292,34 @@ var file_gw_v1_log_proto_goTypes = []any{
 	(*PutUserRecord)(nil),         // 24: gw.v1.PutUserRecord
 	(*PutSessionRecord)(nil),      // 25: gw.v1.PutSessionRecord
 	(*DeleteSessionRecord)(nil),   // 26: gw.v1.DeleteSessionRecord
-	(*ClusterRecord)(nil),         // 27: gw.v1.ClusterRecord
-	(*ResourceRecord)(nil),        // 28: gw.v1.ResourceRecord
-	(*AppRecord)(nil),             // 29: gw.v1.AppRecord
-	(*TokenRecord)(nil),           // 30: gw.v1.TokenRecord
-	(*SecretRecord)(nil),          // 31: gw.v1.SecretRecord
-	(*JoinTokenRecord)(nil),       // 32: gw.v1.JoinTokenRecord
-	(*EdgeRecord)(nil),            // 33: gw.v1.EdgeRecord
-	(*UserRecord)(nil),            // 34: gw.v1.UserRecord
-	(*SessionRecord)(nil),         // 35: gw.v1.SessionRecord
-	(*AccessChangeRecord)(nil),    // 36: gw.v1.AccessChangeRecord
-	(*SecretName)(nil),            // 37: gw.v1.SecretName
-	(*AuditRecord)(nil),           // 38: gw.v1.AuditRecord
-	(*IdempotencyRecord)(nil),     // 39: gw.v1.IdempotencyRecord
-	(*StagedBlob)(nil),            // 40: gw.v1.StagedBlob
-	(*ReleaseRecord)(nil),         // 41: gw.v1.ReleaseRecord
-	(*ReleaseEntry)(nil),          // 42: gw.v1.ReleaseEntry
-	(*SnapshotHeader)(nil),        // 43: gw.v1.SnapshotHeader
-	nil,                           // 44: gw.v1.ResourceEdit.LabelsEntry
-	nil,                           // 45: gw.v1.ResourceRecord.LabelsEntry
-	nil,                           // 46: gw.v1.JoinTokenRecord.LabelsEntry
-	nil,                           // 47: gw.v1.EdgeRecord.LabelsEntry
-	(*ErrorDetail)(nil),           // 48: gw.v1.ErrorDetail
+	(*EnrollHub)(nil),             // 27: gw.v1.EnrollHub
+	(*PutHubRecord)(nil),          // 28: gw.v1.PutHubRecord
+	(*RemoveHubRecord)(nil),       // 29: gw.v1.RemoveHubRecord
+	(*Beacon)(nil),                // 30: gw.v1.Beacon
+	(*RaiseEpoch)(nil),            // 31: gw.v1.RaiseEpoch
+	(*ClusterRecord)(nil),         // 32: gw.v1.ClusterRecord
+	(*ResourceRecord)(nil),        // 33: gw.v1.ResourceRecord
+	(*AppRecord)(nil),             // 34: gw.v1.AppRecord
+	(*TokenRecord)(nil),           // 35: gw.v1.TokenRecord
+	(*SecretRecord)(nil),          // 36: gw.v1.SecretRecord
+	(*JoinTokenRecord)(nil),       // 37: gw.v1.JoinTokenRecord
+	(*EdgeRecord)(nil),            // 38: gw.v1.EdgeRecord
+	(*HubRecord)(nil),             // 39: gw.v1.HubRecord
+	(*UserRecord)(nil),            // 40: gw.v1.UserRecord
+	(*SessionRecord)(nil),         // 41: gw.v1.SessionRecord
+	(*AccessChangeRecord)(nil),    // 42: gw.v1.AccessChangeRecord
+	(*SecretName)(nil),            // 43: gw.v1.SecretName
+	(*AuditRecord)(nil),           // 44: gw.v1.AuditRecord
+	(*IdempotencyRecord)(nil),     // 45: gw.v1.IdempotencyRecord
+	(*StagedBlob)(nil),            // 46: gw.v1.StagedBlob
+	(*ReleaseRecord)(nil),         // 47: gw.v1.ReleaseRecord
+	(*ReleaseEntry)(nil),          // 48: gw.v1.ReleaseEntry
+	(*SnapshotHeader)(nil),        // 49: gw.v1.SnapshotHeader
+	nil,                           // 50: gw.v1.ResourceEdit.LabelsEntry
+	nil,                           // 51: gw.v1.ResourceRecord.LabelsEntry
+	nil,                           // 52: gw.v1.JoinTokenRecord.LabelsEntry
+	nil,                           // 53: gw.v1.EdgeRecord.LabelsEntry
+	(*ErrorDetail)(nil),           // 54: gw.v1.ErrorDetail
 }
 var file_gw_v1_log_proto_depIdxs = []int32{
 	4,  // 0: gw.v1.Command.bootstrap:type_name -> gw.v1.Bootstrap
@@ -3919,35 +4341,42 @@ var file_gw_v1_log_proto_depIdxs = []int32{
 	24, // 16: gw.v1.Command.put_user:type_name -> gw.v1.PutUserRecord
 	25, // 17: gw.v1.Command.put_session:type_name -> gw.v1.PutSessionRecord
 	26, // 18: gw.v1.Command.delete_session:type_name -> gw.v1.DeleteSessionRecord
-	3,  // 19: gw.v1.Result.refusal:type_name -> gw.v1.Refusal
-	11, // 20: gw.v1.Result.push:type_name -> gw.v1.PushedReleases
-	0,  // 21: gw.v1.Refusal.code:type_name -> gw.v1.RefusalCode
-	48, // 22: gw.v1.Refusal.detail:type_name -> gw.v1.ErrorDetail
-	8,  // 23: gw.v1.ChangeResources.edits:type_name -> gw.v1.ResourceEdit
-	44, // 24: gw.v1.ResourceEdit.labels:type_name -> gw.v1.ResourceEdit.LabelsEntry
-	10, // 25: gw.v1.PushReleases.namespaces:type_name -> gw.v1.NamespaceChecksum
-	12, // 26: gw.v1.PushedReleases.namespaces:type_name -> gw.v1.PushedRelease
-	29, // 27: gw.v1.PutAppRecord.app:type_name -> gw.v1.AppRecord
-	30, // 28: gw.v1.PutTokenRecord.token:type_name -> gw.v1.TokenRecord
-	31, // 29: gw.v1.PutSecretRecord.secret:type_name -> gw.v1.SecretRecord
-	32, // 30: gw.v1.PutJoinTokenRecord.join_token:type_name -> gw.v1.JoinTokenRecord
-	33, // 31: gw.v1.EnrollEdge.edge:type_name -> gw.v1.EdgeRecord
-	33, // 32: gw.v1.UpdateEdges.edges:type_name -> gw.v1.EdgeRecord
-	34, // 33: gw.v1.PutUserRecord.user:type_name -> gw.v1.UserRecord
-	35, // 34: gw.v1.PutSessionRecord.session:type_name -> gw.v1.SessionRecord
-	45, // 35: gw.v1.ResourceRecord.labels:type_name -> gw.v1.ResourceRecord.LabelsEntry
-	46, // 36: gw.v1.JoinTokenRecord.labels:type_name -> gw.v1.JoinTokenRecord.LabelsEntry
-	47, // 37: gw.v1.EdgeRecord.labels:type_name -> gw.v1.EdgeRecord.LabelsEntry
-	37, // 38: gw.v1.AccessChangeRecord.changed_secret:type_name -> gw.v1.SecretName
-	2,  // 39: gw.v1.IdempotencyRecord.result:type_name -> gw.v1.Result
-	42, // 40: gw.v1.ReleaseRecord.upserts:type_name -> gw.v1.ReleaseEntry
-	42, // 41: gw.v1.ReleaseRecord.removals:type_name -> gw.v1.ReleaseEntry
-	27, // 42: gw.v1.SnapshotHeader.cluster:type_name -> gw.v1.ClusterRecord
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	27, // 19: gw.v1.Command.enroll_hub:type_name -> gw.v1.EnrollHub
+	28, // 20: gw.v1.Command.put_hub:type_name -> gw.v1.PutHubRecord
+	29, // 21: gw.v1.Command.remove_hub:type_name -> gw.v1.RemoveHubRecord
+	30, // 22: gw.v1.Command.beacon:type_name -> gw.v1.Beacon
+	31, // 23: gw.v1.Command.raise_epoch:type_name -> gw.v1.RaiseEpoch
+	3,  // 24: gw.v1.Result.refusal:type_name -> gw.v1.Refusal
+	11, // 25: gw.v1.Result.push:type_name -> gw.v1.PushedReleases
+	0,  // 26: gw.v1.Refusal.code:type_name -> gw.v1.RefusalCode
+	54, // 27: gw.v1.Refusal.detail:type_name -> gw.v1.ErrorDetail
+	8,  // 28: gw.v1.ChangeResources.edits:type_name -> gw.v1.ResourceEdit
+	50, // 29: gw.v1.ResourceEdit.labels:type_name -> gw.v1.ResourceEdit.LabelsEntry
+	10, // 30: gw.v1.PushReleases.namespaces:type_name -> gw.v1.NamespaceChecksum
+	12, // 31: gw.v1.PushedReleases.namespaces:type_name -> gw.v1.PushedRelease
+	34, // 32: gw.v1.PutAppRecord.app:type_name -> gw.v1.AppRecord
+	35, // 33: gw.v1.PutTokenRecord.token:type_name -> gw.v1.TokenRecord
+	36, // 34: gw.v1.PutSecretRecord.secret:type_name -> gw.v1.SecretRecord
+	37, // 35: gw.v1.PutJoinTokenRecord.join_token:type_name -> gw.v1.JoinTokenRecord
+	38, // 36: gw.v1.EnrollEdge.edge:type_name -> gw.v1.EdgeRecord
+	38, // 37: gw.v1.UpdateEdges.edges:type_name -> gw.v1.EdgeRecord
+	40, // 38: gw.v1.PutUserRecord.user:type_name -> gw.v1.UserRecord
+	41, // 39: gw.v1.PutSessionRecord.session:type_name -> gw.v1.SessionRecord
+	39, // 40: gw.v1.EnrollHub.hub:type_name -> gw.v1.HubRecord
+	39, // 41: gw.v1.PutHubRecord.hub:type_name -> gw.v1.HubRecord
+	51, // 42: gw.v1.ResourceRecord.labels:type_name -> gw.v1.ResourceRecord.LabelsEntry
+	52, // 43: gw.v1.JoinTokenRecord.labels:type_name -> gw.v1.JoinTokenRecord.LabelsEntry
+	53, // 44: gw.v1.EdgeRecord.labels:type_name -> gw.v1.EdgeRecord.LabelsEntry
+	43, // 45: gw.v1.AccessChangeRecord.changed_secret:type_name -> gw.v1.SecretName
+	2,  // 46: gw.v1.IdempotencyRecord.result:type_name -> gw.v1.Result
+	48, // 47: gw.v1.ReleaseRecord.upserts:type_name -> gw.v1.ReleaseEntry
+	48, // 48: gw.v1.ReleaseRecord.removals:type_name -> gw.v1.ReleaseEntry
+	32, // 49: gw.v1.SnapshotHeader.cluster:type_name -> gw.v1.ClusterRecord
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_log_proto_init() }
@@ -3976,8 +4405,13 @@ func file_gw_v1_log_proto_init() {
 		(*Command_PutUser)(nil),
 		(*Command_PutSession)(nil),
 		(*Command_DeleteSession)(nil),
+		(*Command_EnrollHub)(nil),
+		(*Command_PutHub)(nil),
+		(*Command_RemoveHub)(nil),
+		(*Command_Beacon)(nil),
+		(*Command_RaiseEpoch)(nil),
 	}
-	file_gw_v1_log_proto_msgTypes[35].OneofWrappers = []any{
+	file_gw_v1_log_proto_msgTypes[41].OneofWrappers = []any{
 		(*AccessChangeRecord_RevokedToken)(nil),
 		(*AccessChangeRecord_ChangedApp)(nil),
 		(*AccessChangeRecord_DeletedApp)(nil),
@@ -3989,7 +4423,7 @@ func file_gw_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_log_proto_rawDesc), len(file_gw_v1_log_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   47,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
