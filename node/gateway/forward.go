@@ -210,6 +210,7 @@ func (x *exchange) broken(ctx context.Context, f flow, err error) outcome {
 	}
 	x.code, x.aborted = r.code, true
 	if !x.openAI || !f.events || !x.scan.AtBorder() {
+		_ = http.NewResponseController(x.w).Flush() // what did arrive, the caller gets
 		return abort
 	}
 	n, err := x.w.Write(r.error().AppendEvent(nil))
