@@ -18,7 +18,11 @@ import (
 	"gw/rpc/resource"
 )
 
-const defaultPage = 100
+const (
+	defaultPage = 100
+	// maxPageSize is how many bytes of specs, in their canonical form, a page holds unless one alone has more.
+	maxPageSize = 4 << 20
+)
 
 // ConfigServer keeps the working configuration.
 type ConfigServer struct{ *core }
@@ -117,14 +121,14 @@ func (s *ConfigServer) ListResources(ctx context.Context, r *gwv1.ListResourcesR
 	if limit == 0 {
 		limit = defaultPage
 	}
-	answer := &gwv1.ListResourcesResponse{}
+	answer, size := &gwv1.ListResourcesResponse{}, 0
 	for x := range st.Resources(r.Namespace) {
 		key := pageKey(x)
 		if key <= after || r.Kind != "" && x.Kind != r.Kind || !p.sees(x.Namespace) {
 			continue
 		}
-		if len(answer.Resources) == limit {
-			last := answer.Resources[limit-1]
+		if size += len(x.Spec); len(answer.Resources) == limit || size > maxPageSize && len(answer.Resources) > 0 {
+			last := answer.Resources[len(answer.Resources)-1]
 			answer.NextPageToken = base64.RawURLEncoding.EncodeToString([]byte(
 				last.Metadata.Namespace + "\x00" + last.Kind + "\x00" + last.Metadata.Name))
 			break

@@ -132,6 +132,34 @@ func TestListIsPagedAndSorted(t *testing.T) {
 	h.refused(err, connect.CodeInvalidArgument, ReasonInvalid, "page_token")
 }
 
+func TestAPageIsBoundedInBytes(t *testing.T) {
+	h := newHarness(t)
+	large := func(name string) *gwv1.Resource {
+		paths := make([]any, 64)
+		for i := range paths {
+			paths[i] = fmt.Sprintf("/%s/%02d/%s", name, i, strings.Repeat("x", 900))
+		}
+		return object("API", "", name, map[string]any{"paths": paths, "upstreams": []any{map[string]any{"url": "http://x"}}})
+	}
+	var all []*gwv1.Resource
+	for i := range 100 { // 58 KiB each
+		all = append(all, large(fmt.Sprintf("a%03d", i)))
+	}
+	h.apply(all...)
+	found, r := 0, &gwv1.ListResourcesRequest{PageSize: 1000}
+	for pages := 1; ; pages++ {
+		a, err := h.hub.Config.ListResources(h.as(RoleViewer), r)
+		must(t, err)
+		found += len(a.Resources)
+		if r.PageToken = a.NextPageToken; r.PageToken == "" {
+			if pages != 2 || found != 100 {
+				t.Errorf("%d resources on %d pages, want 100 on 2", found, pages)
+			}
+			return
+		}
+	}
+}
+
 func TestGetShowsDefaultsAndDeleteIsWhole(t *testing.T) {
 	h := newHarness(t)
 	h.apply(api("", "a", "/a"), api("", "b", "/b"))

@@ -13,6 +13,9 @@ import (
 	"gw/rpc/resource"
 )
 
+// maxPreview is how many bytes of specs, in their canonical form, a preview shows; changes beyond that are only named.
+const maxPreview = 8 << 20
+
 // PreviewPush says what a push of this scope would change now.
 func (s *ReleaseServer) PreviewPush(ctx context.Context, r *gwv1.PreviewPushRequest) (*gwv1.PreviewPushResponse, error) {
 	if _, err := admit(ctx, r, RoleViewer, scopeNeeds(r.Scope)...); err != nil {
@@ -30,13 +33,13 @@ func (s *ReleaseServer) PreviewPush(ctx context.Context, r *gwv1.PreviewPushRequ
 	if answer.Problems, err = problems(s.check(ctx, p)); err != nil {
 		return nil, err
 	}
-	shown := s.viewFleet(st).counts()
+	shown, budget := s.viewFleet(st).counts(), maxPreview
 	for _, n := range p.namespaces {
 		c := shown[n.name]
 		answer.Namespaces = append(answer.Namespaces, &gwv1.NamespacePreview{
 			Namespace: n.name, Release: n.number(),
 			ReleasedChecksum: n.released().String(), ExpectedChecksum: n.checksum.String(),
-			Changes:   changes(p, n),
+			Changes:   changes(p, n, &budget),
 			SizeBytes: n.size, MaxSizeBytes: MaxConfiguration,
 			Edges: c.edges, ConnectedEdges: c.connected,
 		})
@@ -69,13 +72,16 @@ func problems(err error) ([]string, error) {
 	return lines, nil
 }
 
-// changes compares a namespace's release with what is saved.
-func changes(p *plan, n planned) (found []*gwv1.ResourceChange) {
+// changes compares a namespace's release with what is saved. Specs are shown until the budget, in bytes, is spent.
+func changes(p *plan, n planned, budget *int) (found []*gwv1.ResourceChange) {
 	if n.checksum == n.released() {
 		return nil
 	}
 	for before, after := range difference(entriesIn(n.target), entriesOf(p.state, n.name)) {
-		c := &gwv1.ResourceChange{Change: gwv1.Change_CHANGE_UPDATED, Before: rendered(before), After: rendered(after)}
+		c := &gwv1.ResourceChange{Change: gwv1.Change_CHANGE_UPDATED}
+		if *budget -= len(before.GetSpec()) + len(after.GetSpec()); *budget >= 0 {
+			c.Before, c.After = rendered(before), rendered(after)
+		}
 		switch {
 		case before == nil:
 			c.Kind, c.Name, c.Change = after.Kind, after.Name, gwv1.Change_CHANGE_CREATED

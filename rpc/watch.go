@@ -89,7 +89,7 @@ func (w *watch) tell(st *state.State, tick bool) error {
 			return err
 		}
 	}
-	if err := w.catchUp(st); err != nil {
+	if err := w.catchUp(st, tick); err != nil {
 		return err
 	}
 	target := targetOf(st, w.who.Namespace)
@@ -109,7 +109,9 @@ func (w *watch) reset(st *state.State) error {
 	return w.sendAccess(&gwv1.AccessChanges{Reset_: true, AccessVersion: c.AccessVersion})
 }
 
-func (w *watch) catchUp(st *state.State) error {
+// catchUp sends the access changes the edge hasn't been told. A version that brings it nothing, such as that of a new
+// token, waits for the next tick: it need not wake a whole fleet.
+func (w *watch) catchUp(st *state.State, tick bool) error {
 	now := st.Cluster().AccessVersion
 	if w.access == now {
 		return nil
@@ -123,6 +125,9 @@ func (w *watch) catchUp(st *state.State) error {
 		if c := shownChange(st, w.who.Namespace, r); c != nil {
 			changes = append(changes, c)
 		}
+	}
+	if len(changes) == 0 && !tick {
+		return nil
 	}
 	w.access = now
 	return w.sendChanges(changes, now)

@@ -73,6 +73,7 @@ func TestARevocationIsToldAheadOfAnythingElse(t *testing.T) {
 	}
 	_, err = h.hub.Access.RevokeToken(h.as(RoleAdmin), &gwv1.RevokeTokenRequest{Token: foreign.Token.Id})
 	must(t, err)
+	h.tick(TickInterval)
 	if a := w.next().GetAccess(); a == nil || len(a.Changes) != 0 || a.AccessVersion != h.store.State().Cluster().AccessVersion {
 		t.Errorf("of another namespace: %v, want the version alone", a)
 	}
