@@ -26,8 +26,11 @@ type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A stable word: "changed", "not_found", "invalid_resource", "missing_secret", "confirm_removal", "too_large",
 	// "not_leader", "not_proposed", "unknown_outcome", "already_exists", "in_use", "token_used_up", "forbidden", …
-	Reason        string       `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
-	Violations    []*Violation `protobuf:"bytes,2,rep,name=violations,proto3" json:"violations,omitempty"`
+	Reason     string       `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Violations []*Violation `protobuf:"bytes,2,rep,name=violations,proto3" json:"violations,omitempty"`
+	// With "not_leader" to an edge: where the leader is. An edge that can't reach it calls again with the header
+	// "Gw-Proxy: allow", and the hub it called forwards.
+	LeaderUrl     string `protobuf:"bytes,3,opt,name=leader_url,json=leaderUrl,proto3" json:"leader_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -74,6 +77,13 @@ func (x *ErrorDetail) GetViolations() []*Violation {
 		return x.Violations
 	}
 	return nil
+}
+
+func (x *ErrorDetail) GetLeaderUrl() string {
+	if x != nil {
+		return x.LeaderUrl
+	}
+	return ""
 }
 
 // Violation is one thing wrong with one field of one resource or request.
@@ -177,12 +187,14 @@ var File_gw_v1_error_proto protoreflect.FileDescriptor
 
 const file_gw_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x11gw/v1/error.proto\x12\x05gw.v1\"W\n" +
+	"\x11gw/v1/error.proto\x12\x05gw.v1\"v\n" +
 	"\vErrorDetail\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x120\n" +
 	"\n" +
 	"violations\x18\x02 \x03(\v2\x10.gw.v1.ViolationR\n" +
-	"violations\"\xb1\x01\n" +
+	"violations\x12\x1d\n" +
+	"\n" +
+	"leader_url\x18\x03 \x01(\tR\tleaderUrl\"\xb1\x01\n" +
 	"\tViolation\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
