@@ -83,15 +83,9 @@ func (ca *CA) MarshalKey() ([]byte, error) { return x509.MarshalPKCS8PrivateKey(
 // SignEdge issues a client certificate for the key of a certificate request (PKCS #10, DER, P-256). Of the request only
 // the key is used: the name in the certificate is e.
 func (ca *CA) SignEdge(csr []byte, e Edge, now time.Time, ttl time.Duration) (*x509.Certificate, error) {
-	req, err := x509.ParseCertificateRequest(csr)
+	key, err := keyOf(csr)
 	if err != nil {
-		return nil, fmt.Errorf("read the certificate request: %w", err)
-	}
-	if err := req.CheckSignature(); err != nil {
-		return nil, fmt.Errorf("check the certificate request: %w", err)
-	}
-	if key, ok := req.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
-		return nil, errors.New("check the certificate request: its key is not P-256")
+		return nil, err
 	}
 	return sign(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: e.ID},
@@ -100,7 +94,23 @@ func (ca *CA) SignEdge(csr []byte, e Edge, now time.Time, ttl time.Duration) (*x
 		NotAfter:    now.Add(ttl),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, ca.Certificate, req.PublicKey, ca.key)
+	}, ca.Certificate, key, ca.key)
+}
+
+// keyOf returns the key a certificate request is for, once it is proven.
+func keyOf(csr []byte) (*ecdsa.PublicKey, error) {
+	req, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate request: %w", err)
+	}
+	if err := req.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("check the certificate request: %w", err)
+	}
+	key, ok := req.PublicKey.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("check the certificate request: its key is not P-256")
+	}
+	return key, nil
 }
 
 // IssueHub makes a key and a certificate for a hub, good as a server's and as a client's. The chain ends in the CA's
@@ -110,7 +120,24 @@ func (ca *CA) IssueHub(hubID string, now time.Time, ttl time.Duration) (tls.Cert
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	leaf, err := sign(&x509.Certificate{
+	leaf, err := ca.signHub(key.Public(), hubID, now, ttl)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.Certificate.Raw}, PrivateKey: key, Leaf: leaf}, nil
+}
+
+// SignHub issues what IssueHub does for the key of a certificate request (PKCS #10, DER, P-256) of a hub that joins.
+func (ca *CA) SignHub(csr []byte, hubID string, now time.Time, ttl time.Duration) (*x509.Certificate, error) {
+	key, err := keyOf(csr)
+	if err != nil {
+		return nil, err
+	}
+	return ca.signHub(key, hubID, now, ttl)
+}
+
+func (ca *CA) signHub(key any, hubID string, now time.Time, ttl time.Duration) (*x509.Certificate, error) {
+	return sign(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: hubID},
 		DNSNames:    []string{hubName(ca.clusterID)},
 		URIs:        []*url.URL{{Scheme: scheme, Host: ca.clusterID, Path: "/hub/" + hubID}},
@@ -118,11 +145,7 @@ func (ca *CA) IssueHub(hubID string, now time.Time, ttl time.Duration) (tls.Cert
 		NotAfter:    now.Add(ttl),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}, ca.Certificate, key.Public(), ca.key)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	return tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.Certificate.Raw}, PrivateKey: key, Leaf: leaf}, nil
+	}, ca.Certificate, key, ca.key)
 }
 
 func sign(template, parent *x509.Certificate, public any, key *ecdsa.PrivateKey) (*x509.Certificate, error) {
@@ -179,6 +202,17 @@ func EdgeOf(cert *x509.Certificate) (Edge, error) {
 		}
 	}
 	return Edge{}, fmt.Errorf("the certificate of %q is not an edge's", cert.Subject.CommonName)
+}
+
+// HubOf returns the cluster and the hub that a certificate names. The certificate must have been verified.
+func HubOf(cert *x509.Certificate) (clusterID, hubID string, err error) {
+	for _, u := range cert.URIs {
+		parts := strings.Split(u.Path, "/")
+		if u.Scheme == scheme && len(parts) == 3 && parts[1] == "hub" && parts[2] != "" {
+			return u.Host, parts[2], nil
+		}
+	}
+	return "", "", fmt.Errorf("the certificate of %q is not a hub's", cert.Subject.CommonName)
 }
 
 // Pin is the SHA-256 of a CA's public key info; an edge trusts a cluster by it before it has seen the CA.

@@ -136,6 +136,38 @@ func TestEdgeCertificateIsNoServer(t *testing.T) {
 	}
 }
 
+func TestRaftIsForHubsOfTheClusterOnly(t *testing.T) {
+	ca := newCA(t, "c1")
+	hub := func(ca *CA, id string) func() *tls.Certificate {
+		cert, err := ca.IssueHub(id, time.Now(), time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() *tls.Certificate { return &cert }
+	}
+	server := RaftServerTLS(ca.Certificate, "c1", hub(ca, "hub-1"))
+	state, err := handshake(t, server, HubClientTLS(ca.Certificate, "c1", hub(ca, "hub-2"), RaftALPN))
+	if err != nil || state.NegotiatedProtocol != RaftALPN {
+		t.Fatalf("two hubs: %q, %v", state.NegotiatedProtocol, err)
+	}
+	if cluster, id, err := HubOf(state.PeerCertificates[0]); err != nil || cluster != "c1" || id != "hub-2" {
+		t.Errorf("HubOf = %q, %q, %v", cluster, id, err)
+	}
+	edge := edgeSide(t, ca, Edge{"c1", "default", "e"})
+	edge.NextProtos = []string{RaftALPN}
+	if _, err := handshake(t, server, edge); err == nil {
+		t.Error("an edge speaks Raft")
+	}
+	nobody := EnrollTLS(PinOf(ca.Certificate))
+	nobody.NextProtos = []string{RaftALPN}
+	if _, err := handshake(t, server, nobody); err == nil {
+		t.Error("a stranger speaks Raft")
+	}
+	if _, err := handshake(t, server, HubClientTLS(ca.Certificate, "c1", hub(newCA(t, "c1"), "hub-2"), RaftALPN)); err == nil {
+		t.Error("a hub of another CA speaks Raft")
+	}
+}
+
 func TestCAIsLoadedAgain(t *testing.T) {
 	ca := newCA(t, "c1")
 	key, err := ca.MarshalKey()

@@ -31,6 +31,37 @@ func HubTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Cert
 	}
 }
 
+// RaftALPN is the protocol hubs negotiate for the replicated log.
+const RaftALPN = "gw-raft/1"
+
+// RaftServerTLS returns the server side for RaftALPN: like HubTLS, but a hub's client certificate is required.
+func RaftServerTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Certificate) *tls.Config {
+	c := HubTLS(ca, clusterID, certificate)
+	c.NextProtos = []string{RaftALPN}
+	c.ClientAuth = tls.RequireAndVerifyClientCert
+	c.VerifyConnection = func(cs tls.ConnectionState) error { return verifyHub(cs, clusterID) }
+	return c
+}
+
+// HubClientTLS returns the client side of a hub that calls another one with the given protocol, RaftALPN or "h2".
+func HubClientTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Certificate, alpn string) *tls.Config {
+	c := EdgeTLS(ca, clusterID, certificate)
+	c.NextProtos = []string{alpn}
+	c.VerifyConnection = func(cs tls.ConnectionState) error { return verifyHub(cs, clusterID) }
+	return c
+}
+
+func verifyHub(cs tls.ConnectionState, clusterID string) error {
+	if len(cs.PeerCertificates) == 0 {
+		return errors.New("the other side shows no certificate")
+	}
+	cluster, _, err := HubOf(cs.PeerCertificates[0])
+	if err == nil && cluster != clusterID {
+		err = errors.New("the other side is a hub of another cluster")
+	}
+	return err
+}
+
 // EdgeTLS returns the edge's side: it trusts only hubs of its cluster, whatever address it reached them at, and shows
 // the certificate that certificate returns, which is called at every handshake.
 func EdgeTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Certificate) *tls.Config {
