@@ -207,3 +207,53 @@ func TestIdentityFile(t *testing.T) {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
+
+// FuzzRecords puts arbitrary bytes where records were: nothing may panic, and no release is returned that isn't whole.
+func FuzzRecords(f *testing.F) {
+	r, blobs := release(1, "a=1")
+	record, _ := proto.Marshal(r)
+	blob, _ := proto.Marshal(blobs[0])
+	f.Add(record, blob)
+	f.Add([]byte{}, blob)
+	f.Add(record, []byte("noise"))
+	s, err := Open(f.TempDir())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { s.Close() })
+	f.Fuzz(func(t *testing.T, record, blob []byte) {
+		for _, statement := range []struct {
+			query string
+			args  []any
+		}{
+			{"DELETE FROM releases", nil},
+			{"DELETE FROM blobs", nil},
+			{"DELETE FROM tokens", nil},
+			{"DELETE FROM access", nil},
+			{"DELETE FROM secrets", nil},
+			{"INSERT INTO releases (record) VALUES (?)", []any{append([]byte{}, record...)}},
+			{"INSERT INTO blobs (digest, record) VALUES (?, ?)", []any{blobs[0].Digest, append([]byte{}, blob...)}},
+			{"INSERT INTO tokens (hash, record) VALUES (?, ?)", []any{blobs[0].Digest, append([]byte{}, blob...)}},
+			{"INSERT INTO access (id, record) VALUES (1, ?)", []any{append([]byte{}, blob...)}},
+			{"INSERT INTO secrets (name, record) VALUES ('a', ?)", []any{append([]byte{}, blob...)}},
+		} {
+			if _, err := s.db.Exec(statement.query, statement.args...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r, got, err := s.LoadRelease(t.Context(), 0); err == nil {
+			if len(r.Entries) != len(got) || verifyManifest(r) != nil {
+				t.Fatalf("returned %v, %v", r, got)
+			}
+		}
+		s.Tokens(t.Context())
+		s.Access(t.Context())
+		if secrets, _ := s.Secrets(t.Context()); len(secrets) > 0 {
+			t.Fatalf("opened %v", secrets)
+		}
+		r, blobs := release(2, "b=1")
+		if err := s.SaveRelease(t.Context(), r, blobs); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -65,6 +65,8 @@ type fakeHub struct {
 	serials     []string // of certificates, per heartbeat
 
 	onEnroll   func() error
+	onEnrolled func(*gwv1.EnrollResponse)
+	onRenew    func() error
 	onBeat     func(serial string) error
 	mangle     func(*gwv1.FetchReleaseResponse) // changes what FetchRelease sends
 	wrongTick  func(*gwv1.Tick)
@@ -225,15 +227,27 @@ func (h *fakeHub) Enroll(_ context.Context, r *gwv1.EnrollRequest) (*gwv1.Enroll
 	if err != nil {
 		return nil, err
 	}
-	return &gwv1.EnrollResponse{
+	answer := &gwv1.EnrollResponse{
 		Certificate: cert.Raw, CaCertificate: h.ca.Certificate.Raw, ClusterId: "cluster-1", Namespace: h.namespace, HubUrls: []string{h.url},
-	}, nil
+	}
+	if h.onEnrolled != nil {
+		h.onEnrolled(answer)
+	}
+	return answer, nil
 }
 
 func (h *fakeHub) RenewCertificate(ctx context.Context, r *gwv1.RenewCertificateRequest) (*gwv1.RenewCertificateResponse, error) {
 	p, err := peerOf(ctx)
 	if err != nil {
 		return nil, err
+	}
+	h.mu.Lock()
+	onRenew := h.onRenew
+	h.mu.Unlock()
+	if onRenew != nil {
+		if err := onRenew(); err != nil {
+			return nil, err
+		}
 	}
 	cert, err := h.ca.SignEdge(r.Csr, p.Edge, time.Now(), h.certLife)
 	if err != nil {

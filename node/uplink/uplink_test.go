@@ -537,3 +537,109 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestAnswersThatDoNotFitTheCertificateAreRefused(t *testing.T) {
+	stranger, err := identity.NewCA("cluster-1", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*gwv1.EnrollResponse){
+		"another namespace": func(a *gwv1.EnrollResponse) { a.Namespace = "other" },
+		"another cluster":   func(a *gwv1.EnrollResponse) { a.ClusterId = "other" },
+		"another CA":        func(a *gwv1.EnrollResponse) { a.CaCertificate = stranger.Certificate.Raw },
+		"no certificate":    func(a *gwv1.EnrollResponse) { a.Certificate = nil },
+		"noise":             func(a *gwv1.EnrollResponse) { a.CaCertificate = []byte("noise") },
+	} {
+		h := newFakeHub(t)
+		h.onEnrolled = spoil
+		e := newTestEdge(t, h)
+		e.build()
+		var refused *EnrolmentError
+		if err := e.uplink.Run(t.Context()); !errors.As(err, &refused) {
+			t.Errorf("%s: got %v, want an EnrolmentError", name, err)
+		}
+		if _, err := e.store.Identity(); err == nil {
+			t.Errorf("%s: it was saved", name)
+		}
+	}
+}
+
+// expired is an edge whose certificate has ended and can't be renewed.
+func expired(t *testing.T) (*fakeHub, *testEdge) {
+	h := newFakeHub(t)
+	h.push(map[string]string{"a": "1"})
+	e := newTestEdge(t, h)
+	var ahead atomic.Int64
+	e.config.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	e.start()
+	e.awaitRelease(1)
+	receive(t, "a stream", h.watches, anyOf[watchCall])
+	h.do(func() {
+		h.onRenew = func() error { return refusal(connect.CodeUnauthenticated, "certificate_needed", "enrol again") }
+		h.onEnrolled = func(*gwv1.EnrollResponse) { ahead.Store(0) }
+	})
+	ahead.Store(int64(25 * time.Hour))
+	return h, e
+}
+
+func TestEndedCertificateIsReplacedByTheJoinToken(t *testing.T) {
+	h, e := expired(t)
+	receive(t, "a stream under the new certificate", h.watches, anyOf[watchCall])
+	h.push(map[string]string{"a": "2"})
+	e.awaitRelease(2)
+	if n := h.count(&h.enrolled); n != 2 {
+		t.Errorf("enrolled %d times, want twice", n)
+	}
+}
+
+func TestEdgeStaysInItsNamespace(t *testing.T) {
+	h, e := expired(t)
+	tried := make(chan struct{}, 100)
+	h.do(func() {
+		h.namespace = "other" // the join token's, by now
+		h.onEnrolled = func(*gwv1.EnrollResponse) { tried <- struct{}{} }
+	})
+	receive(t, "a try", tried, anyOf[struct{}])
+	receive(t, "another try", tried, anyOf[struct{}])
+	if s := e.uplink.Status(); s.Namespace != "default" {
+		t.Errorf("the edge moved to namespace %q", s.Namespace)
+	}
+	if id, _ := e.store.Identity(); id.Namespace != "default" {
+		t.Errorf("the edge was saved as one of namespace %q", id.Namespace)
+	}
+	h.push(map[string]string{"a": "other's"})
+	h.awaitTicks(5)
+	if len(e.applied) > 0 {
+		t.Errorf("applied %v of another namespace", <-e.applied)
+	}
+}
+
+// FuzzCredentials takes arbitrary identities: none may panic, and none without a matching key and CA is accepted.
+func FuzzCredentials(f *testing.F) {
+	ca, err := identity.NewCA("cluster-1", time.Now())
+	if err != nil {
+		f.Fatal(err)
+	}
+	key, csr, err := newRequest()
+	if err != nil {
+		f.Fatal(err)
+	}
+	who := identity.Edge{ClusterID: "cluster-1", Namespace: "default", ID: "edge-1"}
+	cert, err := ca.SignEdge(csr, who, time.Now(), time.Hour)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(cert.Raw, key, ca.Certificate.Raw, "default")
+	f.Add([]byte{}, key, ca.Certificate.Raw, "default")
+	f.Add(cert.Raw, []byte("x"), ca.Certificate.Raw, "default")
+	f.Add(cert.Raw, key, cert.Raw, "other")
+	f.Fuzz(func(t *testing.T, certificate, private, authority []byte, namespace string) {
+		c, err := newCredentials(&gwv1.StoredIdentity{
+			EdgeId: "edge-1", ClusterId: "cluster-1", Namespace: namespace,
+			Certificate: certificate, PrivateKey: private, CaCertificate: authority,
+		}, testPace)
+		if err == nil && (c.edge.Namespace != namespace || !bytes.Equal(c.leaf.Raw, certificate)) {
+			t.Fatalf("accepted an identity as %v", c.edge)
+		}
+	})
+}
