@@ -94,7 +94,7 @@ func explainNetwork(call *hubError) string {
 func nextStep(hub string, code connect.Code, reason string) string {
 	switch reason {
 	case "changed":
-		return "Somebody else changed it in between. Look again, then repeat."
+		return "Somebody changed it in between. Look again with: gw diff"
 	case "confirm_removal":
 		return "If that is meant, repeat with --confirm-removal."
 	case "missing_secret":

@@ -100,7 +100,7 @@ func (c *Context) colors(stream any) bool {
 	return c.env("NO_COLOR") == "" && c.env("TERM") != "dumb" && c.isTerminal(stream)
 }
 
-// ago tells how long ago something was, in its two largest units' worth of precision.
+// ago tells how long ago something was, in its largest unit.
 func (c *Context) ago(t *timestamppb.Timestamp) string {
 	if t == nil {
 		return "never"
@@ -116,6 +116,9 @@ func (c *Context) until(t *timestamppb.Timestamp) string {
 	d := t.AsTime().Sub(c.now())
 	if d <= 0 {
 		return "over"
+	}
+	if d > 2*time.Minute {
+		d = d.Round(time.Minute) // what was made for an hour shall not be shown as 59 minutes
 	}
 	return "in " + span(d)
 }

@@ -167,12 +167,12 @@ func (r *TokensRevoke) show(c *Context, res *gwv1.RevokeTokenResponse, reach rea
 		}
 		return r.value(c, append(plainOf(res).(object), member{"connectedEdges", json.Number(itoa(reach.connected))}, member{"notConfirmedBy", without}))
 	}
-	text := fmt.Sprintf("Revoked. %d of %s refuse it.", reach.connected-len(reach.without), counted(reach.connected, "connected edge"))
+	text := fmt.Sprintf("Revoked. %d of %d connected edges refuse it.", reach.connected, reach.connected)
 	if len(reach.without) > 0 {
-		text += " Not confirmed yet: " + strings.Join(reach.without[:min(maxNamed, len(reach.without))], ", ")
+		text = fmt.Sprintf("Revoked. %d of %d connected edges have confirmed that they refuse it; not yet: %s.", reach.connected-len(reach.without), reach.connected, strings.Join(reach.without[:min(maxNamed, len(reach.without))], ", "))
 	}
 	if reach.away > 0 {
-		text += fmt.Sprintf(" %s cut off: bounded there by the token's time to live in their caches and the offline grace.", counted(reach.away, "edge")+map[bool]string{true: " is", false: " are"}[reach.away == 1])
+		text += fmt.Sprintf(" Cut off: %s, until it returns or its cached answer and the offline grace run out.", counted(reach.away, "edge"))
 	}
 	fmt.Fprintln(c.Stdout, printable(text))
 	return nil
