@@ -95,6 +95,7 @@ func (k *console) fleet(ctx context.Context, v *visitor, q page.Query, now time.
 		Shell: page.Shell{CanRemove: v.mayRemove()}, Query: q, Total: int(list.GetTotal()), PerPage: perPage,
 		HubURL: k.HubURL, Now: now, Ever: s.GetEdges() > 0 || q.Namespace != "",
 		Summary: page.Summary{
+			Known: true,
 			Edges: s.GetEdges(), Connected: s.GetConnected(), Stale: s.GetStale(), Disconnected: s.GetDisconnected(),
 			InSync: s.GetInSync(), Pending: s.GetPending(), SyncStale: s.GetSyncStale(), Unknown: s.GetUnknown(),
 			NewestPush: s.GetNewestPush(), NewestPushAt: when(s.GetNewestPushAt()), Unpushed: s.GetNamespacesUnpushed(),

@@ -148,7 +148,7 @@ func TestRefusedSignInTellsNothing(t *testing.T) {
 	if w.Code != http.StatusTooManyRequests {
 		t.Errorf("throttled: status %d", w.Code)
 	}
-	parse(t, w.Body.String()).wantText("Too many attempts. Try again in 27 s.")
+	parse(t, w.Body.String()).wantText("Too many tries to sign in; try again in 27 s.")
 	if w := do(handler, nil, "/login", "user="+strings.Repeat("x", maxForm)); w.Code != http.StatusBadRequest {
 		t.Errorf("a form beyond the limit: status %d", w.Code)
 	}

@@ -210,7 +210,7 @@ func (h *hub) SignIn(ctx context.Context, r *gwv1.SignInRequest) (*gwv1.SignInRe
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.throttle {
-		return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("try again in 27 s"))
+		return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("too many tries to sign in; try again in 27 s"))
 	}
 	if r.Password != "right" || !slices.Contains([]string{"viewer", "operator", "admin"}, r.User) {
 		return nil, connect.NewError(connect.CodeUnauthenticated, errors.New("no"))

@@ -210,6 +210,7 @@ type stream struct {
 	sent     prints // nil before the first view
 	revision uint64
 	written  time.Time
+	away     bool // the page was told that the hub has no answer
 }
 
 // errSignedOut ends a stream whose session has ended.
@@ -257,12 +258,16 @@ func (s *stream) wait(ctx context.Context) bool {
 	}
 }
 
-// update takes the newest view and sends what differs. A hub that has no answer just now leaves the page as it is.
+// update takes the newest view and sends what differs. A hub that has no answer just now leaves the page as it is, and
+// lets it say so.
 func (s *stream) update() error {
 	v, err := s.k.visitor(s.request)
 	if err == nil {
 		var picture []part
 		if picture, err = s.k.picture(v.ctx, v, s.address, s.k.Now()); err == nil {
+			if err := s.tell(false); err != nil {
+				return err
+			}
 			return s.send(picture)
 		}
 	}
@@ -270,9 +275,19 @@ func (s *stream) update() error {
 	case connect.CodeUnauthenticated:
 		return errSignedOut
 	case connect.CodeUnavailable, connect.CodeDeadlineExceeded:
-		return nil
+		return s.tell(true)
 	}
 	return err
+}
+
+// tell tells the page whether the hub has answers, when that changes.
+func (s *stream) tell(away bool) error {
+	if away == s.away {
+		return nil
+	}
+	s.away = away
+	name := map[bool]string{true: "away", false: "back"}[away]
+	return s.write([]byte("event: " + name + "\ndata: 1\n\n"))
 }
 
 // send writes one message with every part that differs from what the page shows.

@@ -2,6 +2,7 @@ package ui
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"connectrpc.com/connect"
 	"golang.org/x/net/html"
 	"golang.org/x/net/html/atom"
 
@@ -249,6 +251,25 @@ func TestStreamSaysWhenTheSessionHasEnded(t *testing.T) {
 		}
 		if w := do(handler, nil, live); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "event: signed-out") {
 			t.Errorf("a stream without a session: status %d, %s", w.Code, w.Body)
+		}
+	})
+}
+
+func TestStreamSaysWhenTheClusterHasNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub().fleetOf(1)
+		handler, cookie := h.handler(t), h.session(t, "viewer")
+		b := watch(t, h, handler, cookie, streamOf(t, handler, cookie, "/edges"), "")
+		time.Sleep(2 * time.Second)
+		h.change(func() { h.fault = connect.NewError(connect.CodeUnavailable, errors.New("no leader")) })
+		time.Sleep(time.Minute)
+		h.change(func() { h.fault, h.edges[0].Version = nil, "9.9.9" })
+		time.Sleep(2 * time.Second)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		all := strings.Join(b.got, "")
+		if strings.Count(all, "event: away") != 1 || strings.Count(all, "event: back") != 1 || !strings.Contains(b.got[len(b.got)-1], "9.9.9") {
+			t.Errorf("the stream said %.400q", all)
 		}
 	})
 }

@@ -68,7 +68,7 @@ func shots() []shot {
 			h := full()
 			h.pushErr = detailed(connect.CodeFailedPrecondition, "confirm_removal")
 			return h
-		}, "operator", "/pushes", []string{"scope=all", "base=base-1", "shown="}, 409, []string{"takes away more than half"}},
+		}, "operator", "/pushes", []string{"scope=all", "base=base-1", "shown="}, 409, []string{"This push takes much away: default would lose 9 of 10 resources.", "takes away more than half"}},
 		{"push-nothing", func() *hub { h := full(); h.push = &gwv1.PushResponse{}; return h }, "operator", "/pushes", []string{"scope=all", "base=base-1", "shown="}, 200, []string{"Nothing differed"}},
 		{"progress", full, "viewer", "/pushes/43", nil, 200, []string{"Loaded on 8 of 12 edges", "Failures", "edge-fra1-002", "is taken by API/chat", "Offline 1"}},
 		{"releases", full, "viewer", "/releases", nil, 200, []string{"Target", "ada", "Orders: new upstream", "17.6 KiB"}},
@@ -240,6 +240,17 @@ func TestViewersAreOfferedNothingTheyMayNotDo(t *testing.T) {
 	if w := do(handler, h.session(t, "operator"), "/edges/edge-ams3-000/remove", "confirm=edge-ams3-000"); w.Code != http.StatusForbidden || len(h.edges) != 3 {
 		t.Errorf("removal by an operator: status %d, %d edges left", w.Code, len(h.edges))
 	}
+}
+
+func TestWhoMayPushInSomeNamespacesIsOfferedThose(t *testing.T) {
+	h := newHub().fleetOf(3).pushable()
+	handler, cookie := h.handler(t), h.session(t, "operator")
+	h.sessions[cookie.Value].Namespaces = []string{"eu"}
+	d := parse(t, do(handler, cookie, "/push").Body.String())
+	if !has(d.one("input", "id=scope-all"), "disabled") || !has(d.one("input", "id=scope-one"), "checked") {
+		t.Error("a push of everything is offered to somebody who may not")
+	}
+	d.wantText("Push to eu")
 }
 
 func TestEveryLinkLeadsSomewhere(t *testing.T) {

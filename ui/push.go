@@ -134,7 +134,7 @@ func (k *console) push(w http.ResponseWriter, r *http.Request, v *visitor) error
 	case says(err, "changed"):
 		return again("What is saved has changed since it was shown. This is what would change now; push again if it is right.", false)
 	case says(err, "confirm_removal"):
-		return again(sentence(message(err)), true)
+		return again("This push takes much away: "+message(err)+".", true)
 	case err != nil && connect.CodeOf(err) == connect.CodeInvalidArgument:
 		return again(sentence(message(err)), false)
 	case err != nil:

@@ -149,7 +149,7 @@ func (k *console) login(w http.ResponseWriter, r *http.Request) error {
 		p.Problem = page.WrongPassword
 		return k.showLogin(w, r, http.StatusUnprocessableEntity, p)
 	case code == connect.CodeResourceExhausted:
-		p.Problem = "Too many attempts. " + sentence(message(err))
+		p.Problem = sentence(message(err))
 		return k.showLogin(w, r, http.StatusTooManyRequests, p)
 	}
 	return err

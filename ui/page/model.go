@@ -100,6 +100,7 @@ type Edges struct {
 
 // Summary is the fleet in numbers, over the namespace looked at.
 type Summary struct {
+	Known                                 bool // else the fleet could not be asked, and nothing is shown
 	Edges, Connected, Stale, Disconnected uint32
 	InSync, Pending, SyncStale, Unknown   uint32
 	NewestPush                            uint64

@@ -55,6 +55,8 @@
     // The first connection is an ordinary request, which nobody repeats but us.
     stream.addEventListener("htmx:error", () => { say("lost", "Reconnecting…"); again(); });
     stream.addEventListener("htmx:response:error", () => { say("lost", "Not live"); again(); });
+    stream.addEventListener("away", () => say("lost", "No answer from the cluster"));
+    stream.addEventListener("back", () => say("on", "Live"));
     stream.addEventListener("signed-out", () => {
       say("lost", "Signed out");
       badge.dataset.state = "gone";
