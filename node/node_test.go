@@ -110,7 +110,7 @@ func TestReleaseThatCanNotLoadIsRefusedBeforeItIsMade(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "API/other") || !strings.Contains(err.Error(), "spec.paths[0]") {
 		t.Errorf("two APIs on one path: %v, want a refusal that names API/other and spec.paths[0]", err)
 	}
-	w.apply(t, strings.NewReplacer("name: hello", "name: other", "[/hello]", "[/other]", "http://127.0.0.1:1", "ftp://127.0.0.1").Replace(keyless))
+	w.apply(t, strings.NewReplacer("name: hello", "name: other", "[/hello]", "[/other]", "http://127.0.0.1:1", "http://127.0.0.1:port").Replace(keyless))
 	_, err = w.hub.services.Releases.Push(w.ctx, &gwv1.PushRequest{})
 	if err == nil || !strings.Contains(err.Error(), "API/other") || !strings.Contains(err.Error(), "spec.upstreams[0].url") {
 		t.Errorf("a bad upstream URL: %v, want a refusal that names API/other and spec.upstreams[0].url", err)

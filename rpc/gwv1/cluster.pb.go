@@ -805,6 +805,9 @@ type JoinResponse struct {
 	ClusterId     string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	ClusterKey    []byte                 `protobuf:"bytes,4,opt,name=cluster_key,json=clusterKey,proto3" json:"cluster_key,omitempty"`
 	Hubs          []*HubAddress          `protobuf:"bytes,5,rep,name=hubs,proto3" json:"hubs,omitempty"`
+	// The CA's key as it is stored: sealed with the cluster key. With it a hub renews its own certificate, also when it has
+	// been away for longer than the one it has lives.
+	SealedCaKey   []byte `protobuf:"bytes,6,opt,name=sealed_ca_key,json=sealedCaKey,proto3" json:"sealed_ca_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -870,6 +873,13 @@ func (x *JoinResponse) GetClusterKey() []byte {
 func (x *JoinResponse) GetHubs() []*HubAddress {
 	if x != nil {
 		return x.Hubs
+	}
+	return nil
+}
+
+func (x *JoinResponse) GetSealedCaKey() []byte {
+	if x != nil {
+		return x.SealedCaKey
 	}
 	return nil
 }
@@ -1342,7 +1352,7 @@ const file_gw_v1_cluster_proto_rawDesc = "" +
 	"\x03csr\x18\x04 \x01(\fB\n" +
 	"\xbaH\az\x05\x10\x01\x18\x80@R\x03csr\x12\"\n" +
 	"\aversion\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\aversion\x12#\n" +
-	"\rfeature_level\x18\x06 \x01(\rR\ffeatureLevel\"\xc3\x01\n" +
+	"\rfeature_level\x18\x06 \x01(\rR\ffeatureLevel\"\xe7\x01\n" +
 	"\fJoinResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12%\n" +
 	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\x12\x1d\n" +
@@ -1350,7 +1360,8 @@ const file_gw_v1_cluster_proto_rawDesc = "" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12$\n" +
 	"\vcluster_key\x18\x04 \x01(\fB\x03\x80\x01\x01R\n" +
 	"clusterKey\x12%\n" +
-	"\x04hubs\x18\x05 \x03(\v2\x11.gw.v1.HubAddressR\x04hubs\"6\n" +
+	"\x04hubs\x18\x05 \x03(\v2\x11.gw.v1.HubAddressR\x04hubs\x12\"\n" +
+	"\rsealed_ca_key\x18\x06 \x01(\fR\vsealedCaKey\"6\n" +
 	"\n" +
 	"HubAddress\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +

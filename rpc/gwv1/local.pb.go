@@ -379,6 +379,68 @@ func (x *StoredSecret) GetSealed() []byte {
 	return nil
 }
 
+// StoredHub is what a hub needs to be let in by the others before it knows any state, in hub.pb. The cluster key beside
+// it opens the CA's key.
+type StoredHub struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	CaCertificate []byte                 `protobuf:"bytes,2,opt,name=ca_certificate,json=caCertificate,proto3" json:"ca_certificate,omitempty"`
+	SealedCaKey   []byte                 `protobuf:"bytes,3,opt,name=sealed_ca_key,json=sealedCaKey,proto3" json:"sealed_ca_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredHub) Reset() {
+	*x = StoredHub{}
+	mi := &file_gw_v1_local_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredHub) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredHub) ProtoMessage() {}
+
+func (x *StoredHub) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_local_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredHub.ProtoReflect.Descriptor instead.
+func (*StoredHub) Descriptor() ([]byte, []int) {
+	return file_gw_v1_local_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StoredHub) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *StoredHub) GetCaCertificate() []byte {
+	if x != nil {
+		return x.CaCertificate
+	}
+	return nil
+}
+
+func (x *StoredHub) GetSealedCaKey() []byte {
+	if x != nil {
+		return x.SealedCaKey
+	}
+	return nil
+}
+
 var File_gw_v1_local_proto protoreflect.FileDescriptor
 
 const file_gw_v1_local_proto_rawDesc = "" +
@@ -415,7 +477,12 @@ const file_gw_v1_local_proto_rawDesc = "" +
 	"\fStoredSecret\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
-	"\x06sealed\x18\x03 \x01(\fR\x06sealedB^\n" +
+	"\x06sealed\x18\x03 \x01(\fR\x06sealed\"u\n" +
+	"\tStoredHub\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12%\n" +
+	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\x12\"\n" +
+	"\rsealed_ca_key\x18\x03 \x01(\fR\vsealedCaKeyB^\n" +
 	"\tcom.gw.v1B\n" +
 	"LocalProtoP\x01Z\x10gw/rpc/gwv1;gwv1\xa2\x02\x03GXX\xaa\x02\x05Gw.V1\xca\x02\x05Gw\\V1\xe2\x02\x11Gw\\V1\\GPBMetadata\xea\x02\x06Gw::V1b\x06proto3"
 
@@ -431,21 +498,22 @@ func file_gw_v1_local_proto_rawDescGZIP() []byte {
 	return file_gw_v1_local_proto_rawDescData
 }
 
-var file_gw_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_gw_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_gw_v1_local_proto_goTypes = []any{
 	(*StoredRelease)(nil),         // 0: gw.v1.StoredRelease
 	(*StoredToken)(nil),           // 1: gw.v1.StoredToken
 	(*StoredIdentity)(nil),        // 2: gw.v1.StoredIdentity
 	(*StoredAccess)(nil),          // 3: gw.v1.StoredAccess
 	(*StoredSecret)(nil),          // 4: gw.v1.StoredSecret
-	(*Target)(nil),                // 5: gw.v1.Target
-	(*ManifestEntry)(nil),         // 6: gw.v1.ManifestEntry
-	(*ValidateTokenResponse)(nil), // 7: gw.v1.ValidateTokenResponse
+	(*StoredHub)(nil),             // 5: gw.v1.StoredHub
+	(*Target)(nil),                // 6: gw.v1.Target
+	(*ManifestEntry)(nil),         // 7: gw.v1.ManifestEntry
+	(*ValidateTokenResponse)(nil), // 8: gw.v1.ValidateTokenResponse
 }
 var file_gw_v1_local_proto_depIdxs = []int32{
-	5, // 0: gw.v1.StoredRelease.target:type_name -> gw.v1.Target
-	6, // 1: gw.v1.StoredRelease.entries:type_name -> gw.v1.ManifestEntry
-	7, // 2: gw.v1.StoredToken.answer:type_name -> gw.v1.ValidateTokenResponse
+	6, // 0: gw.v1.StoredRelease.target:type_name -> gw.v1.Target
+	7, // 1: gw.v1.StoredRelease.entries:type_name -> gw.v1.ManifestEntry
+	8, // 2: gw.v1.StoredToken.answer:type_name -> gw.v1.ValidateTokenResponse
 	3, // [3:3] is the sub-list for method output_type
 	3, // [3:3] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
@@ -465,7 +533,7 @@ func file_gw_v1_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_local_proto_rawDesc), len(file_gw_v1_local_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -882,10 +882,10 @@ const file_gw_v1_resource_proto_rawDesc = "" +
 	"\n" +
 	"credential\x18\n" +
 	" \x01(\v2\x11.gw.v1.CredentialR\n" +
-	"credential\"\\\n" +
-	"\bUpstream\x12\x1c\n" +
-	"\x03url\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x10R\x03url\x12'\n" +
+	"credential\"\xe1\x01\n" +
+	"\bUpstream\x12\xa0\x01\n" +
+	"\x03url\x18\x01 \x01(\tB\x8d\x01\xbaH\x89\x01\xba\x01\x80\x01\n" +
+	"\fupstream_url\x12;an http:// or https:// URL without user, query and fragment\x1a3this.matches('^https?://[^\\\\s/?#@]+(/[^\\\\s?#]*)?$')r\x03\x18\x80\x10R\x03url\x12'\n" +
 	"\x06weight\x18\x02 \x01(\rB\n" +
 	"\xbaH\a*\x05\x18\xe8\a(\x01H\x00R\x06weight\x88\x01\x01B\t\n" +
 	"\a_weight\"\xba\x03\n" +
@@ -911,11 +911,11 @@ const file_gw_v1_resource_proto_rawDesc = "" +
 	"\x06secret\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x06secret\x123\n" +
 	"\x06header\x18\x02 \x01(\tB\x1b\xbaH\x18r\x162\x14^[A-Za-z0-9-]{0,64}$R\x06header\x124\n" +
 	"\x06prefix\x18\x03 \x01(\tB\x17\xbaH\x14r\x12\x18@2\x0e^[^\\r\\n\\x00]*$H\x00R\x06prefix\x88\x01\x01B\t\n" +
-	"\a_prefix\"\xb2\x02\n" +
+	"\a_prefix\"\xb2\x03\n" +
 	"\aLLMSpec\x122\n" +
-	"\adialect\x18\x01 \x01(\x0e2\x0e.gw.v1.DialectB\b\xbaH\x05\x82\x01\x02\x10\x01R\adialect\x12%\n" +
-	"\bbase_url\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x10R\abaseUrl\x121\n" +
+	"\adialect\x18\x01 \x01(\x0e2\x0e.gw.v1.DialectB\b\xbaH\x05\x82\x01\x02\x10\x01R\adialect\x12\xa4\x01\n" +
+	"\bbase_url\x18\x02 \x01(\tB\x88\x01\xbaH\x84\x01\xba\x01|\n" +
+	"\bbase_url\x12;an http:// or https:// URL without user, query and fragment\x1a3this.matches('^https?://[^\\\\s/?#@]+(/[^\\\\s?#]*)?$')r\x03\x18\x80\x10R\abaseUrl\x121\n" +
 	"\n" +
 	"credential\x18\x03 \x01(\v2\x11.gw.v1.CredentialR\n" +
 	"credential\x12/\n" +

@@ -86,6 +86,7 @@ func TestWrongFilesSayWhere(t *testing.T) {
 		{"repeated field", orders + "  strip_prefix: false\n", `f.yaml:15:3 API/orders spec.strip_prefix: is given twice`},
 		{"rule", strings.Replace(orders, "[/orders]", "[orders]", 1), `f.yaml:8:11 API/orders spec.paths[0]: is not valid`},
 		{"missing", strings.Replace(orders, "  paths: [/orders]\n", "", 1), `f.yaml:7:3 API/orders spec.paths: is not valid`},
+		{"bad URL", strings.Replace(orders, "http://127.0.0.1:9999", "127.0.0.1:9999", 1), `f.yaml:11:12 API/orders spec.upstreams[0].url: is not valid, expected an http:// or https:// URL`},
 		{"bad enum", orders + "  auth: open\n", `f.yaml:15:9 API/orders spec.auth: is "open", expected one of token, keyless`},
 		{"bad name", strings.Replace(orders, "name: orders", "name: Orders", 1), `f.yaml:4:9 API/Orders metadata.name: "Orders" is not a name`},
 		{"unknown kind", strings.Replace(orders, "kind: API", "kind: Route", 1), `f.yaml:2:7 Route/orders kind: "Route" is not known, expected one of API, LLM`},
