@@ -459,3 +459,18 @@ func BenchmarkOpenAndLoad10000(b *testing.B) {
 		s.Close()
 	}
 }
+
+func TestAnyDirectoryNameWorks(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, dir := range []string{"relative", "with space/and?query=1#fragment%20"} {
+		s := mustOpen(t, dir)
+		mustSave(t, s, 1, "a=1")
+		mustClose(t, s)
+		if _, err := os.Stat(filepath.Join(dir, "config.db")); err != nil {
+			t.Error(err)
+		}
+		s = mustOpen(t, dir)
+		wantLoad(t, s, 0, "1: a=1")
+		mustClose(t, s)
+	}
+}
