@@ -50,7 +50,7 @@ type exchange struct {
 	scan           llm.Scanner
 
 	cancel context.CancelCauseFunc
-	dog    watchdog
+	dog    *watchdog
 	up     upload
 
 	mu       sync.Mutex // orders what other goroutines write to the client before the answer begins
@@ -148,7 +148,7 @@ func (x *exchange) serveAPI(p path, route route) outcome {
 	if t.stripPrefix {
 		rest = p.after(route.prefix)
 	}
-	if x.r.Header["Upgrade"] != nil && hasToken(x.r.Header["Connection"], "upgrade") {
+	if x.wantsWebSocket() {
 		return x.upgrade(rt, rest)
 	}
 	return x.forward(rt, rest)

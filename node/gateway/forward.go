@@ -41,13 +41,14 @@ func (x *exchange) forward(rt *runtime, rest string) outcome {
 	ctx, cancel := context.WithCancelCause(x.r.Context())
 	defer cancel(nil)
 	x.cancel = cancel
-	x.dog = watchdog{limit: t.timeouts.idle, cancel: cancel, w: x.w}
+	x.dog = newWatchdog(t.timeouts, cancel, x.w)
 	defer x.dog.stop()
 	defer x.up.finish()
 
 	resp, err := rt.transports[i].RoundTrip(x.outbound(ctx, rest))
 	x.mu.Lock()
 	x.answerOn = true
+	x.dog.watch(waitNothing)
 	x.mu.Unlock()
 	if err != nil {
 		return x.end(x.unanswered(ctx, err))
@@ -59,7 +60,7 @@ func (x *exchange) forward(rt *runtime, rest string) outcome {
 
 // outbound makes the upstream's request.
 func (x *exchange) outbound(ctx context.Context, rest string) *http.Request {
-	o := &outbound{trace: httptrace.ClientTrace{Got1xxResponse: x.informational}}
+	o := &outbound{trace: httptrace.ClientTrace{Got1xxResponse: x.informational, WroteRequest: x.written}}
 	o.url = url.URL{
 		Scheme: x.upstream.scheme, Host: x.upstream.host,
 		// As opaque, the path is sent byte for byte; no path begins with two slashes here.
@@ -97,6 +98,18 @@ func joinPath(base, rest string) string {
 	return base + rest
 }
 
+// written starts the wait for the answer. The transport calls it from another goroutine, maybe when the answer is there.
+func (x *exchange) written(httptrace.WroteRequestInfo) { x.watchRequest(waitHeader) }
+
+// watchRequest keeps the time of a wait before the answer. Once that has begun, only its own waits count.
+func (x *exchange) watchRequest(w wait) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.answerOn {
+		x.dog.watch(w)
+	}
+}
+
 // informational passes a 1xx answer on. The transport calls it, maybe from another goroutine.
 func (x *exchange) informational(code int, header textproto.MIMEHeader) error {
 	x.mu.Lock()
@@ -130,7 +143,7 @@ func (x *exchange) unanswered(ctx context.Context, err error) *refusal {
 		return clientGone
 	}
 	x.upstreamFailed, x.cause = true, err
-	if errors.Is(cause, errUpstreamFull) || errors.As(err, &timeout) && timeout.Timeout() {
+	if errors.Is(cause, errUpstreamFull) || errors.Is(cause, errHeaderSlow) || errors.As(err, &timeout) && timeout.Timeout() {
 		return upstreamSlow
 	}
 	x.g.logger.Debug("upstream unreachable", "target", x.target.ref, "upstream", x.upstream.host, "error", err)

@@ -460,6 +460,17 @@ func TestCutStreams(t *testing.T) {
 	cut.Body.Close()
 }
 
+// TestOnlyWebSocketsSwitchProtocols keeps a caller from speaking to the upstream past the gateway's routes.
+func TestOnlyWebSocketsSwitchProtocols(t *testing.T) {
+	got := make(chan http.Header, 1)
+	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) { got <- r.Header })
+	e := start(t, Config{}, keyless(up, ""))
+	send(t, "GET", e.url, "", "Connection", "Upgrade, HTTP2-Settings", "Upgrade", "h2c", "Http2-Settings", "AAMAAABkAARAAAAAAAIAAAAA").want(t, 200, "")
+	if h := <-got; h["Upgrade"] != nil || h["Connection"] != nil || h["Http2-Settings"] != nil {
+		t.Errorf("upstream got %v", h)
+	}
+}
+
 // TestARevocationReachesAnswersThatDidNotStreamYet cuts between the token's check and the answer's beginning.
 func TestARevocationReachesAnswersThatDidNotStreamYet(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})

@@ -19,12 +19,12 @@ const (
 
 // poolKey is all that a pool of connections depends on.
 type poolKey struct {
-	scheme, host    string
-	connect, header time.Duration
+	scheme, host string
+	connect      time.Duration
 }
 
 func keyOf(t *target, u *upstream) poolKey {
-	return poolKey{u.scheme, u.host, t.timeouts.connect, t.timeouts.header}
+	return poolKey{u.scheme, u.host, t.timeouts.connect}
 }
 
 // pools are the connections to upstreams. They outlive the tables that name them.
@@ -67,7 +67,6 @@ func newTransport(k poolKey, roots *x509.CertPool) *http.Transport {
 	t := &http.Transport{
 		DialContext:            dialer.DialContext,
 		TLSHandshakeTimeout:    k.connect,
-		ResponseHeaderTimeout:  k.header,
 		ExpectContinueTimeout:  expectContinueDelay,
 		MaxIdleConnsPerHost:    maxIdlePerHost,
 		IdleConnTimeout:        idleConnection,

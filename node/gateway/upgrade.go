@@ -7,10 +7,20 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strings"
 )
 
-// upgrade forwards a request that wants another protocol, such as a WebSocket. Once the upstream has switched, bytes pass
-// both ways until either side or a revocation ends it; no timeout applies, as such connections are silent for long.
+// wantsWebSocket reports whether the request wants a WebSocket. No other protocol is passed on: over HTTP/2, for one, a
+// caller could send the upstream requests that nobody has matched. Such a request is forwarded as if it had not asked.
+func (x *exchange) wantsWebSocket() bool {
+	up := x.r.Header["Upgrade"]
+	return len(up) == 1 && strings.EqualFold(up[0], "websocket") && hasToken(x.r.Header["Connection"], "upgrade") &&
+		x.r.Method == http.MethodGet && !x.hasBody()
+}
+
+// upgrade forwards a request for a WebSocket. Once the upstream has switched, bytes pass both ways until either side or a
+// revocation ends it. Until then the timeout for the answer's header applies, afterwards none: such connections may be
+// silent for long.
 func (x *exchange) upgrade(rt *runtime, rest string) outcome {
 	protocol := x.r.Header["Upgrade"]
 	if r := x.outboundHeader(); r != nil {
@@ -26,12 +36,16 @@ func (x *exchange) upgrade(rt *runtime, rest string) outcome {
 		return x.end(r)
 	}
 	defer x.g.streams.remove(x)
+	x.dog = newWatchdog(x.target.timeouts, cancel, x.w)
+	defer x.dog.stop()
+	x.dog.watch(waitHeader)
 	proxy := httputil.ReverseProxy{
 		Transport:     rt.transports[i],
 		Rewrite:       func(p *httputil.ProxyRequest) { x.rewrite(p, rest) },
 		FlushInterval: -1,
 		ErrorLog:      log.New(io.Discard, "", 0),
 		ModifyResponse: func(resp *http.Response) error {
+			x.dog.watch(waitNothing)
 			x.answered, x.wroteHeader, x.status = true, true, resp.StatusCode
 			for name := range resp.Header {
 				if hopByHop(name) && resp.StatusCode != http.StatusSwitchingProtocols {

@@ -49,14 +49,14 @@ func (u *upload) Read(b []byte) (int, error) {
 	if err := u.err(); err != nil {
 		return 0, err
 	}
-	u.x.dog.watch(waitClientBody)
+	u.x.watchRequest(waitClientBody)
 	n, err := u.x.r.Body.Read(b)
 	u.left -= int64(n)
 	if u.left >= 0 && err == nil {
-		u.x.dog.watch(waitUpstreamBody)
+		u.x.watchRequest(waitUpstreamBody)
 		return n, nil
 	}
-	u.x.dog.rest()
+	u.x.watchRequest(waitNothing)
 	switch {
 	case u.left < 0:
 		n = 0
