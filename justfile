@@ -1,0 +1,39 @@
+# Shows the recipes.
+default:
+    @just --list
+
+# Regenerates protobuf, connect and templ code.
+gen:
+    cd rpc/proto && go run github.com/bufbuild/buf/cmd/buf@v1.71.0 generate
+    go tool templ generate -path ui/page
+
+# What CI checks, without the tests.
+check:
+    test -z "$(gofmt -l $(git ls-files '*.go'))"
+    go vet ./...
+    go run honnef.co/go/tools/cmd/staticcheck@v0.6.1 ./...
+
+# Runs the tests.
+test:
+    go test ./...
+
+# One hub, one edge and a sample upstream in one process.
+dev *args:
+    go run . dev {{args}}
+
+# Builds the static, stripped binary.
+build:
+    CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o gw .
+
+# Measures, each claim beside its reference in one run.
+bench *args:
+    go run . bench proxy {{args}}
+    go test -run '^$' -bench . ./rpc/resource ./raftstore/...
+
+# Fuzzes every decoder for a while.
+fuzz time='30s':
+    go list ./... | xargs -I{} sh -c 'for f in $(go test -list "^Fuzz" {} | grep ^Fuzz); do go test -run "^$" -fuzz "^$f\$" -fuzztime {{time}} {} || exit 1; done'
+
+# Writes a picture of every console page into a folder.
+screenshots dir='screenshots':
+    GW_SCREENSHOTS={{justfile_directory()}}/{{dir}} go test -count=1 -run '^TestScreenshots$' ./ui
