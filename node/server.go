@@ -19,40 +19,42 @@ const headerTimeout = 10 * time.Second
 type server struct {
 	name     string
 	listener net.Listener
-	secure   bool // over TLS; http.Server sets a TLSConfig of its own otherwise
+	secure   bool // its connections are TLS
 	http     *http.Server
 }
 
-// listen binds an address and returns a server for it. With a TLS configuration it speaks HTTP/2 and HTTP/1.1 over TLS;
-// without one it speaks both in the clear.
+// listen binds an address and returns a server for it, over TLS if a configuration is given.
 func listen(name, address string, handler http.Handler, config *tls.Config, logger *slog.Logger) (*server, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen for %s on %s: %w", name, address, err)
 	}
+	if config != nil {
+		l = tls.NewListener(l, config)
+	}
+	return newServer(name, l, config != nil, handler, logger), nil
+}
+
+// newServer returns a server for a listener, which it closes. It speaks HTTP/2 and HTTP/1.1; if secure, the listener's
+// connections are *tls.Conn that negotiated one of them.
+func newServer(name string, l net.Listener, secure bool, handler http.Handler, logger *slog.Logger) *server {
 	s := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		TLSConfig:         config,
 		ErrorLog:          slog.NewLogLogger(logger.With("listener", name).Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
 	}
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetHTTP2(true)
-	s.Protocols.SetUnencryptedHTTP2(config == nil)
-	return &server{name: name, listener: l, secure: config != nil, http: s}, nil
+	s.Protocols.SetUnencryptedHTTP2(!secure)
+	return &server{name: name, listener: l, secure: secure, http: s}
 }
 
 // serve serves until the server is closed.
 func (s *server) serve() error {
-	var err error
-	if s.secure {
-		err = s.http.ServeTLS(s.listener, "", "")
-	} else {
-		err = s.http.Serve(s.listener)
-	}
+	err := s.http.Serve(s.listener)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

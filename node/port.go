@@ -1,0 +1,221 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gw/rpc/identity"
+)
+
+const (
+	// handshakeTimeout bounds a TLS handshake on a hub's port.
+	handshakeTimeout = 10 * time.Second
+	// maxHandshakes is how many run at a time: a reconnecting fleet waits its turn in the kernel's queue instead of
+	// taking the hub's memory.
+	maxHandshakes = 512
+)
+
+// port is a hub's one TLS port. Its connections go, by the protocol they negotiate, to the HTTP server or to Raft.
+type port struct {
+	listener net.Listener
+	log      *slog.Logger
+	web      *branch
+	raft     *branch
+
+	identity atomic.Pointer[portIdentity]
+
+	ctx    context.Context // ends when the port is closed
+	cancel context.CancelFunc
+	done   sync.WaitGroup // the accepting goroutine and every handshake
+}
+
+// portIdentity is what the port shows and whom it trusts, once the hub knows its cluster.
+type portIdentity struct {
+	web, raft, dial *tls.Config
+	// member reports whether a hub may speak Raft with this one.
+	member func(hubID string) bool
+}
+
+// openPort binds an address and begins to route. Until it is given an identity, handshakes fail. The caller closes it.
+func openPort(address string, log *slog.Logger) (*port, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen for edges and hubs on %s: %w", address, err)
+	}
+	p := &port{listener: l, log: log, web: newBranch(l.Addr()), raft: newBranch(l.Addr())}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.done.Go(p.accept)
+	return p, nil
+}
+
+// identify gives the port a hub's identity. certificate is called at every handshake.
+func (p *port) identify(ca *identity.CA, certificate func() *tls.Certificate, member func(hubID string) bool) {
+	root, cluster := ca.Certificate, ca.ClusterID()
+	p.identity.Store(&portIdentity{
+		web:    identity.HubTLS(root, cluster, certificate),
+		raft:   identity.RaftServerTLS(root, cluster, certificate),
+		dial:   identity.HubClientTLS(root, cluster, certificate, identity.RaftALPN),
+		member: member,
+	})
+}
+
+// close stops listening, ends handshakes and both branches, and returns when nothing of it runs.
+func (p *port) close() {
+	p.cancel()
+	p.listener.Close()
+	p.web.Close()
+	p.raft.Close()
+	p.done.Wait()
+}
+
+func (p *port) accept() {
+	slots := make(chan struct{}, maxHandshakes)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-p.ctx.Done():
+			return
+		}
+		c, err := p.listener.Accept()
+		if err != nil {
+			if p.ctx.Err() != nil {
+				return
+			}
+			p.log.Warn("a connection could not be accepted", "error", err) // out of file descriptors, most likely
+			<-slots
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-p.ctx.Done():
+			}
+			continue
+		}
+		p.done.Go(func() {
+			p.handshake(c)
+			<-slots
+		})
+	}
+}
+
+// handshake negotiates with one connection and hands it on.
+func (p *port) handshake(c net.Conn) {
+	ctx, cancel := context.WithTimeout(p.ctx, handshakeTimeout)
+	defer cancel()
+	conn, to, err := p.negotiate(ctx, c)
+	if err != nil {
+		p.log.Debug("a handshake failed", "remote", c.RemoteAddr(), "error", err)
+		c.Close()
+		return
+	}
+	to.hand(ctx, conn)
+}
+
+func (p *port) negotiate(ctx context.Context, c net.Conn) (net.Conn, *branch, error) {
+	id := p.identity.Load()
+	if id == nil {
+		return nil, nil, errors.New("this hub does not know its cluster yet")
+	}
+	conn := tls.Server(c, &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if slices.Contains(hello.SupportedProtos, identity.RaftALPN) {
+				return id.raft, nil
+			}
+			return id.web, nil
+		},
+	})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, nil, err
+	}
+	state := conn.ConnectionState()
+	if state.NegotiatedProtocol != identity.RaftALPN {
+		return conn, p.web, nil
+	}
+	_, hubID, err := identity.HubOf(state.PeerCertificates[0])
+	if err == nil && !id.member(hubID) {
+		err = fmt.Errorf("hub %s was removed from the cluster", hubID)
+	}
+	return conn, p.raft, err
+}
+
+// dial opens a Raft connection to another hub and returns it with that hub's ID.
+func (p *port) dial(ctx context.Context, address string) (net.Conn, string, error) {
+	id := p.identity.Load()
+	if id == nil {
+		return nil, "", errors.New("this hub does not know its cluster yet")
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	dialer := tls.Dialer{NetDialer: &net.Dialer{KeepAlive: 15 * time.Second}, Config: id.dial}
+	c, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, "", err
+	}
+	_, hubID, err := identity.HubOf(c.(*tls.Conn).ConnectionState().PeerCertificates[0])
+	if err != nil {
+		c.Close()
+		return nil, "", err
+	}
+	return c, hubID, nil
+}
+
+// raftStream is the port as raftstore uses it.
+type raftStream struct {
+	*branch
+	port *port
+}
+
+// DialHub opens a connection to the hub at address.
+func (s raftStream) DialHub(ctx context.Context, address string) (net.Conn, error) {
+	c, _, err := s.port.dial(ctx, address)
+	return c, err
+}
+
+// branch is the connections of one protocol, as a net.Listener.
+type branch struct {
+	address net.Addr
+	conns   chan net.Conn
+	closed  chan struct{}
+	once    sync.Once
+}
+
+func newBranch(address net.Addr) *branch {
+	return &branch{address: address, conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+// Accept returns the next connection, its handshake done.
+func (b *branch) Accept() (net.Conn, error) {
+	select {
+	case c := <-b.conns:
+		return c, nil
+	case <-b.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends Accept. Connections that come later are closed.
+func (b *branch) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return nil
+}
+
+// Addr returns the port's address.
+func (b *branch) Addr() net.Addr { return b.address }
+
+// hand gives a connection to whoever accepts on the branch.
+func (b *branch) hand(ctx context.Context, c net.Conn) {
+	select {
+	case b.conns <- c:
+	case <-b.closed:
+		c.Close()
+	case <-ctx.Done():
+		c.Close()
+	}
+}

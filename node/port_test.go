@@ -1,0 +1,126 @@
+package node
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"gw/rpc/identity"
+)
+
+// testPort opens a port of hub-1 of a new cluster, with an HTTP server on its web side.
+func testPort(t *testing.T, member func(string) bool) (*port, *identity.CA) {
+	t.Helper()
+	ca, err := identity.NewCA("c1", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := openPort("127.0.0.1:0", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.identify(ca, hubCertificate(t, ca, "hub-1"), member)
+	s := newServer("edges", p.web, true, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, r.Proto)
+	}), slog.New(slog.DiscardHandler))
+	done := make(chan error, 1)
+	go func() { done <- s.serve() }()
+	t.Cleanup(func() {
+		s.shutdown(time.Second)
+		p.close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return p, ca
+}
+
+func hubCertificate(t *testing.T, ca *identity.CA, id string) func() *tls.Certificate {
+	t.Helper()
+	cert, err := ca.IssueHub(id, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() *tls.Certificate { return &cert }
+}
+
+func TestPortGivesConnectionsToTheirProtocol(t *testing.T) {
+	p, ca := testPort(t, func(string) bool { return true })
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: identity.EnrollTLS(identity.PinOf(ca.Certificate)), ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
+	answer, err := client.Get("https://" + p.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(answer.Body)
+	answer.Body.Close()
+	if err != nil || string(body) != "HTTP/2.0" {
+		t.Errorf("the web side answers %q, %v, want HTTP/2.0", body, err)
+	}
+
+	accepted := make(chan error, 1)
+	go func() {
+		c, err := p.raft.Accept()
+		if err == nil {
+			_, err = c.Write([]byte("raft"))
+			err = errors.Join(err, c.Close())
+		}
+		accepted <- err
+	}()
+	c, id, err := p.dial(t.Context(), p.listener.Addr().String()) // a hub can dial itself
+	if err != nil || id != "hub-1" {
+		t.Fatalf("dialled %q, %v", id, err)
+	}
+	defer c.Close()
+	if got, err := io.ReadAll(c); err != nil || string(got) != "raft" {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if err := <-accepted; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPortLetsOnlyMembersSpeakRaft(t *testing.T) {
+	p, ca := testPort(t, func(id string) bool { return id != "gone" })
+	try := func(config *tls.Config) error {
+		c, err := tls.Dial("tcp", p.listener.Addr().String(), config)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_, err = c.Read(make([]byte, 1)) // a refusal shows when reading
+		return err
+	}
+	stranger := identity.EnrollTLS(identity.PinOf(ca.Certificate))
+	stranger.NextProtos = []string{identity.RaftALPN}
+	if err := try(stranger); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("without a certificate: %v", err)
+	}
+	removed := identity.HubClientTLS(ca.Certificate, "c1", hubCertificate(t, ca, "gone"), identity.RaftALPN)
+	if err := try(removed); !errors.Is(err, io.EOF) {
+		t.Errorf("a removed hub: %v, want the connection closed", err)
+	}
+}
+
+func TestPortWithoutIdentityClosesConnections(t *testing.T) {
+	p, err := openPort("127.0.0.1:0", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	c, err := net.Dial("tcp", p.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("something came back")
+	}
+}
