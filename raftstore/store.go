@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -36,9 +34,12 @@ type Config struct {
 	// Now is the proposer's clock. Nil: time.Now.
 	Now func() time.Time
 
-	// For tests: 0 and nil are what is written in raftConfig and openDisk.
+	// For tests: 0 and nil are what is written in raftConfig, open and found.
 	snapshotThreshold, trailingLogs uint64
 	wrapDisk                        func(disk) disk
+	wrapMachine                     func(*machine) raft.FSM
+	openPlace                       func() (*place, error)
+	founders                        []raft.Server
 }
 
 func (c Config) electionTimeout() time.Duration {
@@ -67,8 +68,7 @@ type Store struct {
 	config    Config
 	log       *slog.Logger
 	id        string
-	lock      *os.File
-	disk      disk
+	place     *place
 	transport *transport
 	raft      *raft.Raft
 	machine   *machine
@@ -106,30 +106,22 @@ func Open(c Config) (s *Store, err error) {
 }
 
 func (s *Store) open() error {
-	dir := s.config.Dir
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+	open := s.config.openPlace
+	if open == nil {
+		open = func() (*place, error) { return openPlace(s.config.Dir, s.raftLogger()) }
 	}
-	lock, err := lockDir(dir)
+	p, err := open()
 	if err != nil {
 		return err
 	}
-	s.lock = lock
-	path := filepath.Join(dir, "raft.db")
-	_, statErr := os.Stat(path)
-	if s.id, err = loadNodeID(dir, statErr == nil); err != nil {
-		return err
-	}
-	if s.disk, err = openDisk(path); err != nil {
-		return err
-	}
+	s.place, s.id = p, p.id
 	if s.config.wrapDisk != nil {
-		s.disk = s.config.wrapDisk(s.disk)
+		p.disk = s.config.wrapDisk(p.disk)
 	}
 	if s.transport, err = s.openTransport(); err != nil {
 		return err
 	}
-	alone, err := s.startRaft(dir)
+	alone, err := s.startRaft()
 	if err != nil {
 		return err
 	}
@@ -174,22 +166,22 @@ func (s *Store) raftConfig() *raft.Config {
 
 // startRaft starts Raft, and first founds a cluster of one if there is nothing. alone is true if this hub is the only
 // voter.
-func (s *Store) startRaft(dir string) (alone bool, err error) {
+func (s *Store) startRaft() (alone bool, err error) {
 	config := s.raftConfig()
-	logs := &logStore{disk: s.disk, failed: s.failed, patience: diskPatience}
+	logs := &logStore{disk: s.place.disk, failed: s.failed, patience: diskPatience}
 	votes := &voteStore{log: logs}
 	cached, err := raft.NewLogCache(512, logs)
 	if err != nil {
 		return false, err
 	}
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, 3, s.raftLogger().Named("snapshot"))
-	if err != nil {
+	if err := s.found(config, cached, votes, s.place.snapshots); err != nil {
 		return false, err
 	}
-	if err := s.found(config, cached, votes, snapshots); err != nil {
-		return false, err
+	var fsm raft.FSM = s.machine
+	if s.config.wrapMachine != nil {
+		fsm = s.config.wrapMachine(s.machine)
 	}
-	if s.raft, err = raft.NewRaft(config, s.machine, cached, votes, snapshots, s.transport); err != nil {
+	if s.raft, err = raft.NewRaft(config, fsm, cached, votes, s.place.snapshots, s.transport); err != nil {
 		return false, err
 	}
 	members := s.raft.GetConfiguration()
@@ -226,9 +218,11 @@ func (s *Store) found(c *raft.Config, logs raft.LogStore, votes *voteStore, snap
 			return err
 		}
 	}
-	self := raft.Server{ID: c.LocalID, Address: s.transport.LocalAddr(), Suffrage: raft.Voter}
-	members := raft.Configuration{Servers: []raft.Server{self}}
-	return raft.BootstrapCluster(c, logs, votes, snapshots, s.transport, members)
+	members := s.config.founders
+	if members == nil {
+		members = []raft.Server{{ID: c.LocalID, Address: s.transport.LocalAddr(), Suffrage: raft.Voter}}
+	}
+	return raft.BootstrapCluster(c, logs, votes, snapshots, s.transport, raft.Configuration{Servers: members})
 }
 
 // awaitFounded waits until this hub leads a cluster that has its ID.
@@ -280,11 +274,8 @@ func (s *Store) close() error {
 	} else if s.config.Stream != nil {
 		errs = append(errs, s.config.Stream.Close())
 	}
-	if s.disk != nil {
-		errs = append(errs, s.disk.Close())
-	}
-	if s.lock != nil {
-		errs = append(errs, s.lock.Close())
+	if s.place != nil {
+		errs = append(errs, s.place.close())
 	}
 	return errors.Join(errs...)
 }
