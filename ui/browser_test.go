@@ -463,7 +463,7 @@ func (b *tab) show(s shot) {
 	default:
 		b.open(target)
 	}
-	b.until("document.fonts.status === 'loaded' && (!document.getElementById('livestate') || document.getElementById('livestate').dataset.state === 'on')")
+	b.until("document.fonts.status === 'loaded' && (!document.getElementById('livestate') || !['Not live', 'Connecting…'].includes(document.getElementById('livestate').innerText))")
 	if isPressed {
 		what, then, _ := strings.Cut(press, "+")
 		b.click(what)

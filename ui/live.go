@@ -93,6 +93,9 @@ func edgesPicture(p page.Edges) []part {
 	var shape strings.Builder
 	for _, r := range p.Rows {
 		rows = append(rows, part{id: page.DOM("row-", r.ID), swap: "outerMorph", view: func(now time.Time) templ.Component {
+			if now.IsZero() {
+				r.ConnectionWhy, r.SyncWhy, r.HealthWhy = "", "", "" // they may tell ages, and are only titles
+			}
 			return page.RowOf(r, p.CanRemove, now)
 		}})
 		shape.WriteString(r.ID + "\x00")

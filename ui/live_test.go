@@ -118,6 +118,13 @@ func TestStreamSendsTheRowsThatChanged(t *testing.T) {
 		if got := b.messages(); len(got) != 0 {
 			t.Fatalf("nothing changed, and %d messages came: %.200s", len(got), got[0])
 		}
+		h.mu.Lock()
+		h.edges[0].ConnectionReason = "its last heartbeat came 12s ago" // only the clock moved
+		h.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		if got := b.messages(); len(got) != 0 {
+			t.Fatalf("only the clock moved, and %d messages came: %.200s", len(got), got[0])
+		}
 		h.change(func() {
 			h.edges[4].Version = "1.2.4"
 			h.edges[9].Version = "1.2.5"

@@ -14,7 +14,7 @@ import (
 // compressors are reused: one costs 800 KB to make. Pages hold no secret beside what a caller can choose, so their length
 // tells nothing.
 var compressors = sync.Pool{New: func() any {
-	z, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	z, _ := gzip.NewWriterLevel(nil, gzip.DefaultCompression)
 	return z
 }}
 

@@ -335,7 +335,7 @@ func applyFailure(f ApplyFailure, now time.Time) templ.Component {
 			return templ_7745c5c3_Err
 		}
 		if f.Final {
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 23, "It does not try this release again; push a newer one, or run <code>gw edges retry</code>.")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 23, "It does not try this release again: push one that loads.")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}

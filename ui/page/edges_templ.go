@@ -491,7 +491,7 @@ func noEdges(hub string) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 33, "<h2>No edges yet</h2><p>An edge serves traffic by the newest configuration pushed to its namespace. To add one:</p><ol><li>Make a join token, here or wherever <code>gw login</code> was done:<pre id=\"join-1\" tabindex=\"0\">gw join-token create --namespace default</pre></li><li>Start the edge with it:<pre id=\"join-2\" tabindex=\"0\">")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 33, "<h2>No edges yet</h2><p>An edge serves traffic by the newest configuration pushed to its namespace. To add one:</p><ol><li>Make a join token, here or wherever <code>gw login</code> was done:<pre id=\"join-1\" tabindex=\"0\">gw join-token create --namespace default</pre></li><li>It prints the line that starts the edge:<pre id=\"join-2\" tabindex=\"0\">")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
