@@ -14,9 +14,10 @@ import (
 
 // grammar is the whole command line.
 type grammar struct {
-	Dev  DevConfig  `cmd:"" group:"run" help:"Run a hub, an edge and a sample upstream in one process, to try gw with."`
-	Hub  HubConfig  `cmd:"" group:"run" help:"Run a hub: the control plane."`
-	Edge EdgeConfig `cmd:"" group:"run" help:"Run an edge: the gateway."`
+	Dev   DevConfig  `cmd:"" group:"run" help:"Run a hub, an edge and a sample upstream in one process, to try gw with."`
+	Hub   HubConfig  `cmd:"" group:"run" help:"Run a hub: the control plane."`
+	Edge  EdgeConfig `cmd:"" group:"run" help:"Run an edge: the gateway."`
+	Bench bench      `cmd:"" group:"run" help:"Measure what this machine can do."`
 
 	cli.Commands
 }
