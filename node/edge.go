@@ -112,7 +112,7 @@ func openEdge(ctx context.Context, c EdgeConfig, stdout io.Writer, log *slog.Log
 	if err := e.buildUplink(); err != nil {
 		return e, err
 	}
-	e.release.loadFromDisk(ctx)
+	e.release.loadFromDisk(ctx, e.uplink.Status().Namespace)
 	return e, e.openListeners()
 }
 

@@ -58,12 +58,16 @@ func (l *releaseLoader) swap(table *gateway.Table, from string) {
 		"checksum", table.Checksum().Short(), "resources", table.Len())
 }
 
-// loadFromDisk swaps in the newest release that is whole on disk and loads. Without one the edge waits for a hub.
-func (l *releaseLoader) loadFromDisk(ctx context.Context) {
+// loadFromDisk swaps in the newest release on disk that is whole, of the edge's namespace, and loads. Without one the edge
+// waits for a hub.
+func (l *releaseLoader) loadFromDisk(ctx context.Context, namespace string) {
 	for generation := range 2 {
 		r, blobs, err := l.store.LoadRelease(ctx, generation)
 		if errors.Is(err, edgestore.ErrNone) {
 			return
+		}
+		if err == nil && r.Namespace != namespace {
+			err = fmt.Errorf("it is of namespace %q, and the edge lives in %q", r.Namespace, namespace)
 		}
 		if err == nil {
 			var table *gateway.Table
