@@ -3,6 +3,7 @@ package uplink
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"gw/rpc/gwv1"
 )
@@ -31,6 +32,10 @@ func (u *Uplink) applyAccess(changes *gwv1.AccessChanges) {
 	u.setAccessLocked(u.access.ClusterId, u.access.Epoch, version)
 	u.mu.Unlock()
 	wake(u.saveNow)
+	if len(changes.Changes) > 0 {
+		// Whoever revoked something waits to see how far it got. A fleet spreads its answers over a second.
+		time.AfterFunc(time.Duration(random()*float64(time.Second)), func() { wake(u.beatNow) })
+	}
 }
 
 // resetAccess is for a hub of another cluster or epoch than the last one, or the first ever: versions of the two can't be
