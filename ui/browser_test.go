@@ -489,3 +489,18 @@ func (b *tab) keep(name string) {
 	b.check(os.MkdirAll(dir, 0o755))
 	b.check(os.WriteFile(filepath.Join(dir, name), png, 0o644))
 }
+
+func TestDrawerOpensOnAPhone(t *testing.T) {
+	h := newHub().fleetOf(2).pushable()
+	b := newTab(t, h)
+	b.as(h, "viewer")
+	b.size(390, "light")
+	b.open("/edges")
+	b.click(".menu-btn")
+	b.until("document.querySelector('#side:popover-open')")
+	b.accessible()
+	b.keep("drawer-light-390.png")
+	b.click("#side a[href='/releases']")
+	b.until("location.pathname === '/releases' && !document.querySelector('#side:popover-open')")
+	b.quiet()
+}
