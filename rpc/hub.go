@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"gw/node/fleet"
 	"gw/raftstore"
@@ -44,6 +47,23 @@ type HubConfig struct {
 	Ticker func(d time.Duration) (ticks <-chan time.Time, stop func())
 	// Logger is for what an operator must know; nil means none.
 	Logger *slog.Logger
+
+	// Address is the host:port at which other hubs reach this one's TLS port; "" means that it stays alone.
+	Address string
+	// Version of this binary, as other hubs show it.
+	Version string
+	// ClusterKey is what Sealer was made with; hubs that join get it. nil means that none can join here.
+	ClusterKey []byte
+	// PeerTransport makes requests of other hubs, at https://ADDRESS, showing this hub's certificate. It should notice by
+	// itself a connection that died without a word. nil means that this hub reaches no other.
+	PeerTransport http.RoundTripper
+	// DialHub connects to another hub over identity.RaftALPN and completes the handshake. The connection has
+	// ConnectionState() tls.ConnectionState, as *tls.Conn does, and is closed by the Hub. nil means that none can join here.
+	DialHub func(ctx context.Context, address string) (net.Conn, error)
+	// DiskFree returns the bytes free where the store lives; nil means that it is not known.
+	DiskFree func() uint64
+	// Metrics is where gw_rpc_… and gw_fleet_… are registered; nil means nowhere.
+	Metrics prometheus.Registerer
 }
 
 func (c *HubConfig) complete() error {
@@ -78,6 +98,8 @@ type Hub struct {
 	Fleet    *FleetServer
 	Access   *AccessServer
 	Edges    *EdgeServer
+	Cluster  *ClusterServer
+	Hubs     *HubServer
 
 	core *core
 }
@@ -93,9 +115,11 @@ func NewHub(c HubConfig) (*Hub, error) {
 	}
 	return &Hub{
 		Config: &ConfigServer{k}, Releases: &ReleaseServer{k}, Fleet: &FleetServer{k},
-		Access: &AccessServer{core: k, throttle: newThrottle(k.now)},
-		Edges:  &EdgeServer{core: k, throttle: newThrottle(k.now)},
-		core:   k,
+		Access:  &AccessServer{core: k, throttle: newThrottle(k.now)},
+		Edges:   &EdgeServer{core: k, throttle: newThrottle(k.now)},
+		Cluster: &ClusterServer{core: k},
+		Hubs:    &HubServer{core: k, throttle: newThrottle(k.now)},
+		core:    k,
 	}, nil
 }
 
