@@ -11,11 +11,14 @@ type latch struct {
 
 func newLatch() *latch { return &latch{done: make(chan struct{})} }
 
-func (l *latch) set(err error) {
+// set reports whether err is the first.
+func (l *latch) set(err error) (first bool) {
 	l.once.Do(func() {
 		l.err = err
 		close(l.done)
+		first = true
 	})
+	return first
 }
 
 // get returns the error, or nil.

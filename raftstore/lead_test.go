@@ -104,11 +104,12 @@ func TestErrorsOfRaft(t *testing.T) {
 	}
 }
 
-// tcpStream is a plain stream layer on loopback.
+// tcpStream is a plain stream on loopback.
 type tcpStream struct{ net.Listener }
 
-func (s tcpStream) Dial(a raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	return net.DialTimeout("tcp", string(a), timeout)
+func (s tcpStream) DialHub(ctx context.Context, address string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", address)
 }
 
 func TestStoreOverAStream(t *testing.T) {

@@ -40,6 +40,7 @@ type logStore struct {
 	disk
 	failed   *latch
 	patience time.Duration
+	took     func(seconds float64) // told how long each write of entries took; nil: nobody
 }
 
 var errNotFound = raftboltdb.ErrKeyNotFound
@@ -66,7 +67,12 @@ func (s *logStore) do(what string, f func() error) error {
 func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
-	return s.do("write the log", func() error { return s.disk.StoreLogs(logs) })
+	began := time.Now()
+	err := s.do("write the log", func() error { return s.disk.StoreLogs(logs) })
+	if s.took != nil {
+		s.took(time.Since(began).Seconds())
+	}
+	return err
 }
 
 func (s *logStore) DeleteRange(from, to uint64) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"gw/raftstore/state"
+	"gw/rpc/gwv1"
 	"gw/rpc/resource"
 )
 
@@ -18,9 +19,14 @@ import (
 // what it published.
 type machine struct {
 	failed *latch
+	alter  func(*gwv1.Command) *gwv1.Command // for tests of hubs that diverge; nil: none
 
 	// now is the newest state; written with mu held, by Raft's goroutine only.
 	now atomic.Pointer[state.State]
+	// configured is the index of the newest configuration of the members that was applied, which Raft tells nobody else;
+	// 0 if not known.
+	configured atomic.Uint64
+	beacons    beacons
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when now changes
@@ -30,7 +36,7 @@ type machine struct {
 var _ raft.BatchingFSM = (*machine)(nil)
 
 func newMachine(failed *latch) *machine {
-	m := &machine{failed: failed, changed: make(chan struct{})}
+	m := &machine{failed: failed, changed: make(chan struct{}), beacons: newBeacons()}
 	m.now.Store(state.New())
 	return m
 }
@@ -51,9 +57,15 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 		}
 		if l.Type != raft.LogCommand {
 			s = s.At(l.Index) // or a reader of the newest entry would wait for it in vain
+			if l.Type == raft.LogConfiguration {
+				m.configured.Store(l.Index)
+			}
 			continue
 		}
 		c := state.DecodeCommand(l.Data)
+		if m.alter != nil {
+			c = m.alter(c)
+		}
 		next, result, changed := s.Apply(l.Index, c)
 		if result == nil {
 			err := fmt.Errorf("apply log entry %d: %w", l.Index, state.Known(c))
@@ -62,6 +74,9 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 			continue
 		}
 		s, answers[i] = next, result
+		if c.GetBeacon() != nil && result.Refusal == nil {
+			m.beacons.pass(s)
+		}
 		for _, k := range changed {
 			keys = append(keys, touchedKey{l.Index, k})
 		}
@@ -109,12 +124,7 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 // Restore implements raft.FSM. On an error nothing has changed.
 func (m *machine) Restore(r io.ReadCloser) error {
 	defer r.Close()
-	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(64<<20))
-	if err != nil {
-		return fmt.Errorf("restore: %w", err)
-	}
-	defer z.Close()
-	s, err := state.Decode(z)
+	s, err := decompress(r)
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gw/rpc/gwv1"
@@ -23,6 +24,8 @@ type office struct {
 type term struct {
 	number uint64
 	ctx    context.Context
+	// transferred is set by the one attempt to hand this leadership over.
+	transferred atomic.Bool
 }
 
 func (o *office) set(elected bool, t *term) {
@@ -116,7 +119,8 @@ func (s *Store) takeOffice() (leave func()) {
 			return
 		}
 		s.log.Info("this hub leads", "node", s.id, "term", number)
-		s.office.set(true, &term{number, ctx})
+		s.office.set(true, &term{number: number, ctx: ctx})
+		s.settle(ctx)
 	})
 	if !started {
 		close(opened)

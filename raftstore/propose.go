@@ -17,7 +17,7 @@ const enqueuePatience = 5 * time.Second
 
 // Propose puts a command into the log and returns its result once it is applied here. It sets the command's feature
 // level, and its time if it has none, in a copy. The errors: *Refused if the state refused the command; ErrNotLeader,
-// ErrTooLarge and otherwise ErrNotProposed if it is in no log; ErrUnknownOutcome if it may be. A ctx that ends while the
+// ErrTooLarge, ErrDiskLow and otherwise ErrNotProposed if it is in no log; ErrUnknownOutcome if it may be. A ctx that ends while the
 // command is on its way gives ErrUnknownOutcome.
 func (s *Store) Propose(ctx context.Context, c *gwv1.Command) (*gwv1.Result, error) {
 	ctx, stop := s.bound(ctx)
@@ -25,7 +25,15 @@ func (s *Store) Propose(ctx context.Context, c *gwv1.Command) (*gwv1.Result, err
 	if _, err := s.office.opened(ctx); err != nil {
 		return nil, s.unproposed(ctx, err)
 	}
-	return s.propose(ctx, c)
+	if err := s.space.refuses(c); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotProposed, err)
+	}
+	began := time.Now()
+	r, err := s.propose(ctx, c)
+	if err == nil {
+		s.metrics.commit.Observe(time.Since(began).Seconds())
+	}
+	return r, err
 }
 
 // propose is Propose without waiting for the term to be open.
@@ -46,6 +54,9 @@ func (s *Store) propose(ctx context.Context, c *gwv1.Command) (*gwv1.Result, err
 		future = s.raft.Apply(data, wait)
 		return future.Error()
 	})
+	if stuck := s.stuck.note(err, s.transferLimit()); stuck != nil {
+		s.failed.set(stuck)
+	}
 	switch {
 	case err == nil:
 		return resultOf(future.Response())

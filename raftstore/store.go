@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,8 +26,15 @@ type Config struct {
 	// Bootstrap makes the first command of a new cluster. It is called, perhaps more than once, when this hub leads a
 	// cluster that has no ID yet. Nil: such a cluster stays without.
 	Bootstrap func(nodeID string) (*gwv1.Bootstrap, error)
-	// Stream carries Raft between hubs; the Store closes it. Nil: a cluster of one that listens nowhere.
-	Stream raft.StreamLayer
+	// Stream carries Raft between hubs; the Store closes it. Nil: a cluster of one that listens nowhere, and can be given
+	// a Stream when it is opened again.
+	Stream Stream
+	// Address is the host:port at which the other hubs reach this one; it goes into the Raft configuration, and replaces
+	// the one there. Empty: the Stream's own address.
+	Address string
+	// Join keeps an empty directory from becoming a cluster of its own: the hub waits until a leader adds it. The
+	// directory remembers it. In a directory that is part of a cluster it means nothing.
+	Join bool
 	// Logger is where the store and Raft log. Nil: slog.Default().
 	Logger *slog.Logger
 	// Version of this binary, recorded with every leadership.
@@ -34,8 +42,16 @@ type Config struct {
 	// Now is the proposer's clock. Nil: time.Now.
 	Now func() time.Time
 
+	// BeaconInterval is how often KeepBeacon has all hubs compare their states. 0: 30 s.
+	BeaconInterval time.Duration
+	// DiskLow is how many free bytes there must be on the disk for resources to be saved and pushed, DiskCritical for
+	// anything but revoking and removing. 0: a tenth of the disk, at most 512 MiB; 3 % of it, at most 128 MiB.
+	DiskLow, DiskCritical uint64
+
 	// For tests: 0 and nil are what is written in raftConfig, open and found.
 	snapshotThreshold, trailingLogs uint64
+	diskSpace                       func(dir string) (free, total uint64, err error)
+	alterCommand                    func(*gwv1.Command) *gwv1.Command
 	wrapDisk                        func(disk) disk
 	wrapMachine                     func(*machine) raft.FSM
 	openPlace                       func() (*place, error)
@@ -47,6 +63,13 @@ func (c Config) electionTimeout() time.Duration {
 		return time.Second
 	}
 	return max(c.ElectionTimeout, 10*time.Millisecond)
+}
+
+func (c Config) beaconInterval() time.Duration {
+	if c.BeaconInterval <= 0 {
+		return 30 * time.Second
+	}
+	return c.BeaconInterval
 }
 
 func (c Config) logger() *slog.Logger {
@@ -74,8 +97,15 @@ type Store struct {
 	machine   *machine
 	manifests *manifests
 	failed    *latch
+	halted    *latch // by Halt
+	space     *space
+	metrics   *metrics
 	reads     reads
 	office    office
+	probes    probes
+	catchUp   catchUp
+	stuck     stuck
+	restoring sync.Mutex // held by one Restore at a time
 
 	// ctx ends when Close begins or the store fails; everything in tasks ends with it.
 	ctx      context.Context
@@ -97,6 +127,12 @@ func Open(c Config) (s *Store, err error) {
 		config: c, log: c.logger(), failed: failed, machine: m, ctx: ctx, cancel: cancel,
 		manifests: &manifests{machine: m, memo: map[string]*memo{}},
 		office:    office{changed: make(chan struct{})},
+		halted:    newLatch(), metrics: newMetrics(),
+		space: &space{dir: c.Dir, measure: statfs, low: c.DiskLow, critical: c.DiskCritical},
+	}
+	m.alter = c.alterCommand
+	if c.diskSpace != nil {
+		s.space.measure = c.diskSpace
 	}
 	if err := s.open(); err != nil {
 		s.Close()
@@ -115,6 +151,9 @@ func (s *Store) open() error {
 		return err
 	}
 	s.place, s.id = p, p.id
+	if why, there, err := p.marked(markCutShort); err != nil || there {
+		return errors.Join(errors.New(strings.TrimSpace(why)), err)
+	}
 	if s.config.wrapDisk != nil {
 		p.disk = s.config.wrapDisk(p.disk)
 	}
@@ -128,6 +167,7 @@ func (s *Store) open() error {
 	s.shutdown = sync.OnceValue(s.raft.Shutdown)
 	s.tasks.run(s.watchFailure)
 	s.tasks.run(s.follow)
+	s.tasks.run(func() { s.machine.beacons.run(s.ctx.Done()) })
 	if !alone {
 		return nil
 	}
@@ -135,13 +175,16 @@ func (s *Store) open() error {
 	return s.awaitFounded()
 }
 
+// transportTimeout is how long a request to another hub may take.
+const transportTimeout = 5 * time.Second
+
 func (s *Store) openTransport() (*transport, error) {
 	if s.config.Stream == nil {
 		_, inner := raft.NewInmemTransport(raft.ServerAddress(s.id))
 		return newTransport(inner), nil
 	}
 	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: s.config.Stream, MaxPool: 3, Timeout: 5 * time.Second, Logger: s.raftLogger(),
+		Stream: streamLayer{s.config.Stream, s.config.Address}, MaxPool: 3, Timeout: transportTimeout, Logger: s.raftLogger(),
 	})
 	return newTransport(inner), nil
 }
@@ -168,20 +211,34 @@ func (s *Store) raftConfig() *raft.Config {
 // voter.
 func (s *Store) startRaft() (alone bool, err error) {
 	config := s.raftConfig()
-	logs := &logStore{disk: s.place.disk, failed: s.failed, patience: diskPatience}
+	logs := &logStore{disk: s.place.disk, failed: s.failed, patience: diskPatience, took: s.metrics.logWrite.Observe}
 	votes := &voteStore{log: logs}
 	cached, err := raft.NewLogCache(512, logs)
 	if err != nil {
 		return false, err
 	}
-	if err := s.found(config, cached, votes, s.place.snapshots); err != nil {
+	snapshots := &snapshotStore{
+		SnapshotStore: s.place.snapshots, failed: s.failed, metrics: s.metrics, written: s.machine.configured.Store,
+	}
+	if kept, err := snapshots.List(); err != nil {
 		return false, err
+	} else if len(kept) > 0 {
+		s.machine.configured.Store(kept[0].ConfigurationIndex)
+	}
+	joins, err := s.joins(cached, votes, snapshots)
+	if err != nil {
+		return false, err
+	}
+	if !joins {
+		if err := s.found(config, cached, votes, snapshots); err != nil {
+			return false, err
+		}
 	}
 	var fsm raft.FSM = s.machine
 	if s.config.wrapMachine != nil {
 		fsm = s.config.wrapMachine(s.machine)
 	}
-	if s.raft, err = raft.NewRaft(config, fsm, cached, votes, s.place.snapshots, s.transport); err != nil {
+	if s.raft, err = raft.NewRaft(config, fsm, cached, votes, snapshots, s.transport); err != nil {
 		return false, err
 	}
 	members := s.raft.GetConfiguration()
@@ -196,6 +253,20 @@ func (s *Store) startRaft() (alone bool, err error) {
 		}
 	}
 	return voters == 1 && own, nil
+}
+
+// joins reports whether this directory must not become a cluster of its own, which it is told once and remembers: a
+// hub that voted elsewhere and then founded a cluster would be two.
+func (s *Store) joins(logs raft.LogStore, votes *voteStore, snapshots raft.SnapshotStore) (bool, error) {
+	_, marked, err := s.place.marked(markJoin)
+	if err != nil || marked || !s.config.Join {
+		return marked, err
+	}
+	used, err := raft.HasExistingState(logs, votes, snapshots)
+	if err != nil || used {
+		return false, err
+	}
+	return true, s.place.mark(markJoin, "this hub joins a cluster; it never founds one")
 }
 
 // found makes this hub the only member of a new cluster, if its directory is in no cluster yet.
@@ -249,10 +320,12 @@ func (s *Store) watchFailure() {
 	}
 }
 
-// Close hands nothing over: it stops Raft, waits for what the store started, and closes the files. It may be called
-// more than once, and returns the same each time.
+// Close hands leadership over if this hub leads and another voter is caught up, which it waits for shortly. Then it
+// stops Raft, waits for what the store started, and closes the files. It may be called more than once, and returns the
+// same each time.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
+		s.handOver()
 		s.cancel()
 		s.closed = s.close()
 	})
@@ -330,7 +403,7 @@ func (s *Store) bound(ctx context.Context) (context.Context, func()) {
 // reason is err, or what ended the context if that is the cause.
 func (s *Store) reason(ctx context.Context, err error) error {
 	if errors.Is(context.Cause(ctx), ErrClosed) {
-		return errors.Join(ErrClosed, s.failed.get())
+		return errors.Join(ErrClosed, s.halted.get(), s.failed.get())
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -13,11 +14,12 @@ type peerTransport interface {
 	raft.WithClose
 }
 
-// transport passes everything on to another one, but for two things. Heartbeats take the same queue as all other
-// requests, because Raft's fast path for them lets a term change under the leader's feet (hashicorp/raft#695). And
-// requests from this process can be put into the queue.
+// transport passes everything on to another one, but for three things. Heartbeats take the same queue as all other
+// requests, because Raft's fast path for them lets a term change under the leader's feet (hashicorp/raft#695). Requests
+// from this process can be put into the queue. And what the others answer is noted.
 type transport struct {
 	peerTransport
+	peers *peers
 	queue chan raft.RPC
 
 	closing sync.Once
@@ -26,7 +28,10 @@ type transport struct {
 }
 
 func newTransport(inner peerTransport) *transport {
-	t := &transport{peerTransport: inner, queue: make(chan raft.RPC), stop: make(chan struct{}), stopped: make(chan struct{})}
+	t := &transport{
+		peerTransport: inner, peers: &peers{now: time.Now},
+		queue: make(chan raft.RPC), stop: make(chan struct{}), stopped: make(chan struct{}),
+	}
 	go t.forward()
 	return t
 }

@@ -158,6 +158,16 @@ func (x *change) run() *gwv1.Refusal {
 		return x.putSession(b.PutSession)
 	case *gwv1.Command_DeleteSession:
 		return x.deleteSession(b.DeleteSession)
+	case *gwv1.Command_EnrollHub:
+		return x.enrollHub(b.EnrollHub)
+	case *gwv1.Command_PutHub:
+		return x.putHub(b.PutHub)
+	case *gwv1.Command_RemoveHub:
+		return x.removeHub(b.RemoveHub)
+	case *gwv1.Command_Beacon:
+		return nil
+	case *gwv1.Command_RaiseEpoch:
+		return x.raiseEpoch(b.RaiseEpoch)
 	}
 	return invalid("a command without a meaning") // a body that was added here but not above: the tests see it
 }

@@ -18,6 +18,7 @@ import (
 const (
 	maxText      = 1024 // notes, owners
 	maxIDLength  = 128
+	maxAddress   = 256
 	maxLabels    = 64
 	maxLabelText = 256
 	maxList      = 1000 // targets, policies, namespaces of a user
@@ -149,18 +150,38 @@ func validSecret(r *gwv1.SecretRecord) string {
 	return p
 }
 
+// What a join token lets somebody be.
+const (
+	roleEdge = "edge"
+	roleHub  = "hub"
+)
+
 func validJoinToken(r *gwv1.JoinTokenRecord) string {
-	p := first(idProblem("join token ID", r.Id), edgeNamespaceProblem(r.Namespace), labelsProblem(r.Labels),
-		hashProblem("join token hash", r.SecretHash))
-	switch {
-	case p != "":
+	p := first(idProblem("join token ID", r.Id), labelsProblem(r.Labels), hashProblem("join token hash", r.SecretHash))
+	if p != "" {
 		return p
-	case r.Role != "edge":
-		return fmt.Sprintf("role %q: want \"edge\"", shown(r.Role))
-	case r.ExpiresAt <= 0:
+	}
+	if r.ExpiresAt <= 0 {
 		return "a join token must expire"
 	}
-	return ""
+	switch r.Role {
+	case roleEdge:
+		return edgeNamespaceProblem(r.Namespace)
+	case roleHub:
+		if r.Namespace != "" || len(r.Labels) > 0 || r.Ephemeral {
+			return "a join token of role hub has no namespace and no labels, and hubs are not ephemeral"
+		}
+		return ""
+	}
+	return fmt.Sprintf("role %q: want \"edge\" or \"hub\"", shown(r.Role))
+}
+
+func validHub(r *gwv1.HubRecord) string {
+	p := first(idProblem("hub ID", r.Id), textProblem("address", r.Address, maxAddress), textProblem("version", r.Version, maxText))
+	if p == "" && !printable(r.Address) {
+		return "address: want host:port"
+	}
+	return p
 }
 
 func edgeNamespaceProblem(namespace string) string {

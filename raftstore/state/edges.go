@@ -50,7 +50,7 @@ func (x *change) enrollEdge(m *gwv1.EnrollEdge) *gwv1.Refusal {
 	if !ok {
 		return notFound("join token", m.JoinTokenId)
 	}
-	if r := x.admits(t, m.Edge); r != nil {
+	if r := x.admits(t, roleEdge, m.Edge.Namespace); r != nil {
 		return r
 	}
 	used := proto.CloneOf(t)
@@ -72,7 +72,7 @@ func (x *change) enrollEdge(m *gwv1.EnrollEdge) *gwv1.Refusal {
 }
 
 // admits compares with the command's own time: the cluster's may have been set ahead by another hub's clock.
-func (x *change) admits(t *gwv1.JoinTokenRecord, e *gwv1.EdgeRecord) *gwv1.Refusal {
+func (x *change) admits(t *gwv1.JoinTokenRecord, role, namespace string) *gwv1.Refusal {
 	denied := func(reason, message string) *gwv1.Refusal {
 		return refuse(gwv1.RefusalCode_REFUSAL_CODE_DENIED, reason, message)
 	}
@@ -81,7 +81,9 @@ func (x *change) admits(t *gwv1.JoinTokenRecord, e *gwv1.EdgeRecord) *gwv1.Refus
 		return denied("token_expired", "the join token has expired")
 	case t.MaxUses > 0 && t.Uses >= t.MaxUses:
 		return denied("token_used_up", "the join token is used up")
-	case t.Namespace != e.Namespace:
+	case t.Role != role:
+		return denied("forbidden", "the join token is for another role")
+	case t.Namespace != namespace:
 		return denied("forbidden", "the join token is for another namespace")
 	}
 	return nil

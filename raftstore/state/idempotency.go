@@ -85,6 +85,10 @@ func fingerprintOf(c *gwv1.Command) [sha256.Size]byte {
 		if e := b.EnrollEdge.GetEdge(); e != nil {
 			b.EnrollEdge.Edge = &gwv1.EdgeRecord{Id: e.Id, Namespace: e.Namespace}
 		}
+	case *gwv1.Command_EnrollHub:
+		if h := b.EnrollHub.GetHub(); h != nil {
+			b.EnrollHub.Hub = &gwv1.HubRecord{Id: h.Id}
+		}
 	case *gwv1.Command_PutUser:
 		if u := b.PutUser.GetUser(); u != nil {
 			u.PasswordHash, u.CreatedAt = "", 0

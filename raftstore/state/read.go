@@ -104,6 +104,7 @@ func namespaces(tx *memdb.Txn) []string {
 		}
 	}
 	delete(found, resource.Global)
+	delete(found, "") // of join tokens for hubs
 	names := make([]string, 0, len(found))
 	for n := range found {
 		names = append(names, n)

@@ -25,6 +25,7 @@ const (
 	tableIdempotency = "idempotency"
 	tableStaged      = "staged_blobs"
 	tableReleases    = "releases"
+	tableHubs        = "hubs"
 
 	byID        = "id"
 	byUID       = "uid"
@@ -80,6 +81,8 @@ var tables = []table{
 	{tableStaged, 14, indexes(
 		unique(byID, func(r *gwv1.StagedBlob) []byte { return join(r.Stage, string(r.Sha256)) }),
 		many(byTime, func(r *gwv1.StagedBlob) []byte { return timeKey(r.At) })), decodeAs[*gwv1.StagedBlob](validStaged)},
+	{tableHubs, 15, indexes(
+		unique(byID, func(r *gwv1.HubRecord) []byte { return []byte(r.Id) })), decodeAs[*gwv1.HubRecord](validHub)},
 }
 
 func schema() *memdb.DBSchema {

@@ -68,6 +68,17 @@ func (s *State) Encode(w io.Writer) error {
 	return nil
 }
 
+// Digest is SHA-256 of the whole state: of what Encode writes. Equal states have equal digests, on every machine. It
+// reads everything, and may take a while.
+func (s *State) Digest() (digest [sha256.Size]byte) {
+	sum := sha256.New()
+	if err := s.Encode(sum); err != nil {
+		return digest // a record that can't be encoded, which no state holds; zero differs from every digest
+	}
+	sum.Sum(digest[:0])
+	return digest
+}
+
 // encoder writes frames until the first error, which it keeps.
 type encoder struct {
 	w   *bufio.Writer

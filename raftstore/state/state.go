@@ -196,6 +196,16 @@ func (s *State) EdgesIn(namespace string) iter.Seq[*gwv1.EdgeRecord] {
 	return list[*gwv1.EdgeRecord](s.db.Txn(false), tableEdges, byNamespace, terminated(namespace))
 }
 
+// Hub returns a hub by its ID, a removed one too.
+func (s *State) Hub(id string) (*gwv1.HubRecord, bool) {
+	return one[*gwv1.HubRecord](s.db.Txn(false), tableHubs, byID, []byte(id))
+}
+
+// Hubs are all, removed ones too, sorted by ID.
+func (s *State) Hubs() iter.Seq[*gwv1.HubRecord] {
+	return list[*gwv1.HubRecord](s.db.Txn(false), tableHubs, byID, nil)
+}
+
 // User returns a person or program that may sign in.
 func (s *State) User(name string) (*gwv1.UserRecord, bool) {
 	return one[*gwv1.UserRecord](s.db.Txn(false), tableUsers, byID, []byte(name))

@@ -1,0 +1,90 @@
+package raftstore
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// snapshotStore reads every snapshot back once it is written, and compares it with what was to be written: a snapshot
+// takes the place of log entries, so one that can't be read is data lost. It does so for snapshots of this hub's own
+// state and for those a leader sent.
+type snapshotStore struct {
+	raft.SnapshotStore
+	failed  *latch
+	metrics *metrics
+	// written is told the index of the members' configuration in each snapshot.
+	written func(configuration uint64)
+}
+
+// Create implements raft.SnapshotStore.
+func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration,
+	membersIndex uint64, t raft.Transport) (raft.SnapshotSink, error) {
+	sink, err := s.SnapshotStore.Create(version, index, term, members, membersIndex, t)
+	if err != nil {
+		return nil, fmt.Errorf("begin a snapshot: %w", err)
+	}
+	return &snapshotSink{SnapshotSink: sink, store: s, sum: sha256.New(), began: time.Now(), members: membersIndex}, nil
+}
+
+// snapshotSink is one snapshot being written.
+type snapshotSink struct {
+	raft.SnapshotSink
+	store   *snapshotStore
+	sum     hash.Hash
+	size    int64
+	began   time.Time
+	members uint64
+	ended   bool
+}
+
+func (s *snapshotSink) Write(b []byte) (int, error) {
+	n, err := s.SnapshotSink.Write(b)
+	s.sum.Write(b[:n])
+	s.size += int64(n)
+	return n, err
+}
+
+func (s *snapshotSink) Cancel() error {
+	s.ended = true
+	return s.SnapshotSink.Cancel()
+}
+
+// Close implements raft.SnapshotSink. Raft calls it a second time.
+func (s *snapshotSink) Close() error {
+	err := s.SnapshotSink.Close()
+	if err != nil || s.ended {
+		s.ended = true
+		return err
+	}
+	s.ended = true
+	if err := s.verify(); err != nil {
+		err = fmt.Errorf("verify snapshot %s: %w", s.ID(), err)
+		s.store.failed.set(err)
+		return err
+	}
+	s.store.metrics.snapshotWritten(time.Since(s.began), s.size)
+	s.store.written(s.members)
+	return nil
+}
+
+func (s *snapshotSink) verify() error {
+	_, r, err := s.store.Open(s.ID())
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	sum := sha256.New()
+	n, err := io.Copy(sum, r)
+	switch {
+	case err != nil:
+		return err
+	case n != s.size || string(sum.Sum(nil)) != string(s.sum.Sum(nil)):
+		return fmt.Errorf("the disk does not give back what was written to it (%d bytes of %d)", n, s.size)
+	}
+	return nil
+}
