@@ -93,7 +93,9 @@ type pipeline struct {
 	stopped chan struct{}
 }
 
-// forward runs until Close.
+// forward runs until Close, or until an answer after which Raft takes no other from the pipeline. Raft may be in the midst
+// of the next request then, which would wait for ever to be answered, and with it all that this follower is to be sent;
+// but heartbeats would go on, so that nobody took over (grafana/pyroscope#5518). So the pipeline ends with that answer.
 func (p *pipeline) forward() {
 	defer close(p.stopped)
 	for {
@@ -107,10 +109,18 @@ func (p *pipeline) forward() {
 			case <-p.stop:
 				return
 			}
+			if endsPipeline(f) {
+				p.AppendPipeline.Close()
+				return
+			}
 		case <-p.stop:
 			return
 		}
 	}
+}
+
+func endsPipeline(f raft.AppendFuture) bool {
+	return f.Error() != nil || !f.Response().Success || f.Response().Term > f.Request().Term
 }
 
 // Consumer implements raft.AppendPipeline.
