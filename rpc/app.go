@@ -46,7 +46,7 @@ func (s *AccessServer) UpdateApp(ctx context.Context, r *gwv1.UpdateAppRequest) 
 	if _, err := admit(ctx, r, RoleOperator); err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (s *AccessServer) list(ctx context.Context, r proto.Message, namespace stri
 	if err != nil {
 		return p, nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	return p, st, err
 }
 

@@ -36,7 +36,7 @@ func (s *ConfigServer) ApplyResources(ctx context.Context, r *gwv1.ApplyResource
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +113,7 @@ func (s *ConfigServer) ListResources(ctx context.Context, r *gwv1.ListResourcesR
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func (s *ConfigServer) GetResource(ctx context.Context, r *gwv1.GetResourceReque
 	if _, err := admit(ctx, r, RoleViewer, ns); err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +180,7 @@ func (s *ConfigServer) DeleteResources(ctx context.Context, r *gwv1.DeleteResour
 	if _, err := admit(ctx, r, RoleOperator, slices.Sorted(maps.Keys(found))...); err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"crypto/x509"
 	"fmt"
 	"strings"
 	"time"
@@ -33,8 +32,9 @@ type EdgeServer struct {
 // caller is the edge at the other end of a connection.
 type caller struct {
 	identity.Edge
-	certificate *x509.Certificate
-	address     string
+	serial   string    // of its certificate, in hex
+	notAfter time.Time // when that ends
+	address  string    // host:port
 }
 
 type callerKey struct{}
@@ -42,7 +42,7 @@ type callerKey struct{}
 // edgeOf returns the edge that calls, whose certificate must be of this cluster and be valid now.
 func (s *EdgeServer) edgeOf(ctx context.Context) (caller, error) {
 	c, err := s.anyEdgeOf(ctx)
-	if err == nil && s.now().After(c.certificate.NotAfter) {
+	if err == nil && s.now().After(c.notAfter) {
 		return c, &Error{Reason: ReasonCertificateNeeded, Message: fmt.Sprintf("the certificate of edge %s has ended: renew it", c.ID)}
 	}
 	return c, err
@@ -60,15 +60,6 @@ func (s *EdgeServer) anyEdgeOf(ctx context.Context) (caller, error) {
 	return c, nil
 }
 
-// read returns the state with everything that was acknowledged; only the leader has it.
-func (s *EdgeServer) read(ctx context.Context) (*state.State, error) {
-	st, err := s.store.Read(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read the state: %w", err)
-	}
-	return st, nil
-}
-
 // Enroll exchanges a join token for a client certificate.
 func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.EnrollResponse, error) {
 	address := addressOf(ctx)
@@ -82,7 +73,7 @@ func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.E
 		return nil, err
 	}
 	now := s.now()
-	token, err := admitted(st, r, now)
+	token, err := admitted(st, r.JoinTokenId, r.JoinTokenSecret, roleEdge, false, now)
 	if err != nil {
 		s.throttle.take(attempt)
 		return nil, err
@@ -116,10 +107,17 @@ func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.E
 	}, nil
 }
 
-// admitted returns the join token that a request proves to have. Whether it exists at all is not told to who can't.
-func admitted(st *state.State, r *gwv1.EnrollRequest, now time.Time) (*gwv1.JoinTokenRecord, error) {
-	token, ok := st.JoinToken(r.JoinTokenId)
-	hash := sha256.Sum256(r.JoinTokenSecret)
+// Roles of join tokens.
+const (
+	roleEdge = "edge"
+	roleHub  = "hub"
+)
+
+// admitted returns the join token that a request proves to have, if it is for the role. Whether it exists at all is not
+// told to who can't. again: the request has been granted before, and its answer was lost.
+func admitted(st *state.State, id string, secret []byte, role string, again bool, now time.Time) (*gwv1.JoinTokenRecord, error) {
+	token, ok := st.JoinToken(id)
+	hash := sha256.Sum256(secret)
 	stored := make([]byte, len(hash))
 	if ok {
 		stored = token.SecretHash
@@ -127,6 +125,10 @@ func admitted(st *state.State, r *gwv1.EnrollRequest, now time.Time) (*gwv1.Join
 	switch {
 	case subtle.ConstantTimeCompare(hash[:], stored) != 1 || !ok:
 		return nil, &Error{Reason: ReasonForbidden, Message: "there is no such join token: it was mistyped or deleted"}
+	case token.Role != role:
+		return nil, &Error{Reason: ReasonForbidden, Message: fmt.Sprintf("the join token is for a process of role %s; make another one with `gw join-token create --role %s`", token.Role, role)}
+	case again:
+		return token, nil
 	case token.ExpiresAt <= now.UnixNano():
 		return nil, &Error{Reason: ReasonForbidden, Message: fmt.Sprintf("the join token ended at %s; make a new one with `gw join-token`",
 			time.Unix(0, token.ExpiresAt).UTC().Format(time.RFC3339))}
@@ -144,7 +146,7 @@ func (s *EdgeServer) RenewCertificate(ctx context.Context, r *gwv1.RenewCertific
 		return nil, err
 	}
 	now := s.now()
-	if now.Sub(who.certificate.NotAfter) > renewWithin {
+	if now.Sub(who.notAfter) > renewWithin {
 		return nil, &Error{Reason: ReasonCertificateNeeded, Message: fmt.Sprintf("the certificate of edge %s ended more than 90 days ago: enrol again", who.ID)}
 	}
 	if !s.store.Leading() {
@@ -173,7 +175,7 @@ func (s *EdgeServer) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*
 	}
 	clipError(r.ApplyError)
 	interval := s.fleet.Beat(who.Edge, who.address, r, fleet.Certificate{
-		Serial: who.certificate.SerialNumber.Text(16), NotAfter: who.certificate.NotAfter,
+		Serial: who.serial, NotAfter: who.notAfter,
 	})
 	return &gwv1.HeartbeatResponse{Interval: durationpb.New(interval), HubUrls: s.hubURLs(), Target: targetOf(st, who.Namespace)}, nil
 }

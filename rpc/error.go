@@ -38,6 +38,9 @@ const (
 	ReasonUnknownOutcome    = "unknown_outcome"
 	ReasonInternal          = "internal"
 	ReasonCertificateNeeded = "certificate_needed"
+	ReasonRemoved           = "removed"
+	ReasonTooOld            = "too_old"
+	ReasonUnreachable       = "unreachable"
 )
 
 // codes says which code a reason travels as; what is not in it is FailedPrecondition.
@@ -48,6 +51,7 @@ var codes = map[string]connect.Code{
 	ReasonNotFound:          connect.CodeNotFound,
 	ReasonAlreadyExists:     connect.CodeAlreadyExists,
 	ReasonForbidden:         connect.CodePermissionDenied,
+	ReasonRemoved:           connect.CodePermissionDenied,
 	ReasonUnauthenticated:   connect.CodeUnauthenticated,
 	ReasonBadCredentials:    connect.CodeUnauthenticated,
 	ReasonCertificateNeeded: connect.CodeUnauthenticated,
@@ -79,6 +83,8 @@ type Error struct {
 	// Message says what is wrong and what to do next.
 	Message    string
 	Violations []*gwv1.Violation
+	// LeaderURL is where the leader is, with ReasonNotLeader.
+	LeaderURL string
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -123,7 +129,7 @@ func translate(err error) (connect.Code, string, *gwv1.ErrorDetail) {
 	)
 	switch {
 	case errors.As(err, &own):
-		return codeOf(own.Reason), err.Error(), &gwv1.ErrorDetail{Reason: own.Reason, Violations: own.Violations}
+		return codeOf(own.Reason), err.Error(), &gwv1.ErrorDetail{Reason: own.Reason, Violations: own.Violations, LeaderUrl: own.LeaderURL}
 	case errors.As(err, &refused):
 		return refusal(refused.Refusal)
 	case errors.As(err, &wrong):
@@ -138,7 +144,8 @@ func translate(err error) (connect.Code, string, *gwv1.ErrorDetail) {
 		code   connect.Code
 		reason string
 	}{
-		// These two wrap the one after them.
+		// These wrap or come with ErrNotProposed.
+		{raftstore.ErrMembership, connect.CodeFailedPrecondition, ReasonPrecondition},
 		{raftstore.ErrTooLarge, connect.CodeInvalidArgument, ReasonTooLarge},
 		{raftstore.ErrNotLeader, connect.CodeUnavailable, ReasonNotLeader},
 		{raftstore.ErrNotProposed, connect.CodeUnavailable, ReasonNotProposed},

@@ -79,6 +79,7 @@ type classifier struct {
 	state            *state.State
 	now, leaderSince time.Time
 	interval         time.Duration
+	following        bool              // this hub does not lead
 	wanted           map[string]wanted // namespace → what its edges should run
 }
 
@@ -88,7 +89,7 @@ type wanted struct {
 }
 
 func (k *core) newClassifier(st *state.State) *classifier {
-	return &classifier{core: k, state: st, now: k.now(), leaderSince: k.fleet.LeaderSince(), interval: k.fleet.Interval(),
+	return &classifier{core: k, state: st, now: k.now(), leaderSince: k.fleet.LeaderSince(), interval: k.fleet.Interval(), following: !k.store.Leading(),
 		wanted: map[string]wanted{}}
 }
 
@@ -111,7 +112,7 @@ func (c *classifier) classify(r *gwv1.EdgeRecord, l *fleet.Live, id string) seen
 	}
 	w := c.of(namespace)
 	e := fleet.Classify(fleet.Facts{Record: r, Live: l, Target: w.target, Expected: w.expected,
-		Now: c.now, LeaderSince: c.leaderSince, Interval: c.interval})
+		Now: c.now, LeaderSince: c.leaderSince, Interval: c.interval, Following: c.following})
 	e.Id = id
 	s := seen{shown: e, epoch: r.GetLoadedEpoch(), release: r.GetLoadedRelease(), checksum: r.GetLoadedChecksum()}
 	if l != nil && l.Heartbeat != nil {
@@ -135,7 +136,7 @@ func (s *FleetServer) ListEdges(ctx context.Context, r *gwv1.ListEdgesRequest) (
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +259,7 @@ func (s *FleetServer) GetEdge(ctx context.Context, r *gwv1.GetEdgeRequest) (*gwv
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -280,7 +281,7 @@ func (s *FleetServer) RemoveEdge(ctx context.Context, r *gwv1.RemoveEdgeRequest)
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -313,7 +314,7 @@ func (s *FleetServer) ListNamespaces(ctx context.Context, r *gwv1.ListNamespaces
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}

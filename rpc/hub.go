@@ -60,8 +60,10 @@ type HubConfig struct {
 	// DialHub connects to another hub over identity.RaftALPN and completes the handshake. The connection has
 	// ConnectionState() tls.ConnectionState, as *tls.Conn does, and is closed by the Hub. nil means that none can join here.
 	DialHub func(ctx context.Context, address string) (net.Conn, error)
-	// DiskFree returns the bytes free where the store lives; nil means that it is not known.
+	// DiskFree returns the bytes free where the store lives; nil means what the store measures.
 	DiskFree func() uint64
+	// Membership says when hubs that join get a vote.
+	Membership raftstore.MembershipConfig
 	// Metrics is where gw_rpc_… and gw_fleet_… are registered; nil means nowhere.
 	Metrics prometheus.Registerer
 }
@@ -82,6 +84,9 @@ func (c *HubConfig) complete() error {
 			t := time.NewTicker(d)
 			return t.C, t.Stop
 		}
+	}
+	if c.DiskFree == nil {
+		c.DiskFree = c.Store.DiskFree
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -111,7 +116,13 @@ func NewHub(c HubConfig) (*Hub, error) {
 	}
 	k := &core{
 		store: c.Store, fleet: c.Fleet, sealer: c.Sealer, compile: c.Compile, hubURLs: c.HubURLs,
-		now: c.Now, ticker: c.Ticker, log: c.Logger, notices: newNotices(),
+		now: c.Now, ticker: c.Ticker, log: c.Logger, notices: newNotices(), tenure: newTenure(),
+		address: c.Address, version: c.Version, clusterKey: c.ClusterKey, peerTransport: c.PeerTransport,
+		dialHub: c.DialHub, diskFree: c.DiskFree, membership: c.Membership, procedures: procedures(),
+	}
+	var err error
+	if k.metrics, err = newMetrics(c.Metrics, k); err != nil {
+		return nil, err
 	}
 	return &Hub{
 		Config: &ConfigServer{k}, Releases: &ReleaseServer{k}, Fleet: &FleetServer{k},
@@ -134,8 +145,20 @@ type core struct {
 	ticker  func(d time.Duration) (ticks <-chan time.Time, stop func())
 	log     *slog.Logger
 
+	address       string
+	version       string
+	clusterKey    []byte
+	peerTransport http.RoundTripper // nil: none
+	dialHub       func(ctx context.Context, address string) (net.Conn, error)
+	diskFree      func() uint64
+	membership    raftstore.MembershipConfig
+	procedures    map[string]procedure // path → procedure; never changed
+	metrics       *metrics
+
 	notices *notices
+	tenure  *tenure
 	ca      caCache
+	beacons beacons
 }
 
 // Wake blocks until what the console shows has moved past revision after, and returns the revision it is at: any change
@@ -187,9 +210,11 @@ func (k *core) wake(ctx context.Context, after uint64) (uint64, error) {
 	return sum, nil
 }
 
-// AdminHandler serves every admin service and reflection, by bearer tokens, over Connect, gRPC and gRPC-Web.
-func (h *Hub) AdminHandler() http.Handler { return adminHandler(h) }
+// AdminHandler serves every admin service and reflection, over Connect, gRPC and gRPC-Web, by bearer tokens or for the
+// principal that a caller in-process has put into the request's context. It serves on any hub: what needs the leader is
+// held until there is one and passed on.
+func (h *Hub) AdminHandler() http.Handler { return newRelay(h.core).admin(adminMux(h)) }
 
-// EdgeHandler serves EdgeService; who calls follows from the verified client certificate of the request's TLS
-// connection.
-func (h *Hub) EdgeHandler() http.Handler { return edgeHandler(h) }
+// EdgeHandler serves the TLS port: EdgeService, HubService, and the calls that other hubs pass on. Who calls follows from
+// the verified client certificate of the request's TLS connection.
+func (h *Hub) EdgeHandler() http.Handler { return portHandler(h) }

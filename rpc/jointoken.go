@@ -14,16 +14,21 @@ import (
 
 const defaultJoinTTL = time.Hour
 
-// CreateJoinToken makes what edges enrol with.
+// CreateJoinToken makes what edges enrol with, and hubs join with.
 func (s *AccessServer) CreateJoinToken(ctx context.Context, r *gwv1.CreateJoinTokenRequest) (*gwv1.CreateJoinTokenResponse, error) {
 	ns := orDefault(r.Namespace)
+	if r.Role == roleHub {
+		ns = "" // it belongs to all of them, and so must who lets it in
+	}
 	if _, err := admit(ctx, r, RoleAdmin, ns); err != nil {
 		return nil, err
 	}
 	switch {
+	case r.Role == roleHub && (r.Namespace != "" || len(r.Labels) > 0 || r.Ephemeral):
+		return nil, invalid("role", ReasonInvalid, "a hub has no namespace, no labels, and is not ephemeral")
 	case ns == resource.Global:
 		return nil, invalid("namespace", ReasonInvalid, "no edge lives in global; want the namespace that it shall serve")
-	case !resource.ValidName(ns):
+	case r.Role != roleHub && !resource.ValidName(ns):
 		return nil, invalid("namespace", ReasonInvalid, "want %s", resource.NameRule)
 	case r.Unlimited && r.MaxUses > 0:
 		return nil, invalid("max_uses", ReasonInvalid, "can't be given together with unlimited")
@@ -39,7 +44,7 @@ func (s *AccessServer) CreateJoinToken(ctx context.Context, r *gwv1.CreateJoinTo
 		ttl = r.Ttl.AsDuration()
 	}
 	record := &gwv1.JoinTokenRecord{
-		Id: token.ID, Role: cmp.Or(r.Role, "edge"), Namespace: ns, Labels: r.Labels, SecretHash: hash[:],
+		Id: token.ID, Role: cmp.Or(r.Role, roleEdge), Namespace: ns, Labels: r.Labels, SecretHash: hash[:],
 		CreatedAt: now.UnixNano(), ExpiresAt: now.Add(ttl).UnixNano(), Ephemeral: r.Ephemeral,
 	}
 	if !r.Unlimited {
@@ -74,7 +79,7 @@ func (s *AccessServer) DeleteJoinToken(ctx context.Context, r *gwv1.DeleteJoinTo
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}

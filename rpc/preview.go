@@ -21,7 +21,7 @@ func (s *ReleaseServer) PreviewPush(ctx context.Context, r *gwv1.PreviewPushRequ
 	if _, err := admit(ctx, r, RoleViewer, scopeNeeds(r.Scope)...); err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}

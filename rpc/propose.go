@@ -12,6 +12,19 @@ import (
 
 const maxIdempotencyKey = 128
 
+// read returns the state with everything that was acknowledged, which only the leader has; or what this hub has, for a
+// caller who is content with that.
+func (k *core) read(ctx context.Context) (*state.State, error) {
+	if stale(ctx) {
+		return k.store.State(), nil
+	}
+	st, err := k.store.Read(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the state: %w", err)
+	}
+	return st, nil
+}
+
 // propose makes a command of the caller and has it applied.
 func (k *core) propose(ctx context.Context, cmd *gwv1.Command) (*gwv1.Result, error) {
 	p, _ := PrincipalOf(ctx)

@@ -200,7 +200,7 @@ func (s *ReleaseServer) Push(ctx context.Context, r *gwv1.PushRequest) (*gwv1.Pu
 }
 
 func (s *ReleaseServer) push(ctx context.Context, r *gwv1.PushRequest) (*gwv1.PushResponse, error) {
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -257,7 +257,7 @@ func (s *ReleaseServer) ListReleases(ctx context.Context, r *gwv1.ListReleasesRe
 			return nil, err
 		}
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -20,15 +20,18 @@ const (
 	recordsPerCommand = 200
 )
 
-// Run keeps the fleet's picture true until ctx ends or the store closes, and returns why it ended: it wakes watch
-// streams when something changed that concerns edges; and while this hub leads, it records every second what changed
-// about edges, and deletes ephemeral edges that are away. Run once at a time.
+// Run keeps the hub's picture of edges and hubs true until ctx ends or the store closes, and returns why it ended. It
+// wakes watch streams when something changed that concerns edges. While this hub leads, it records what changed about
+// edges and hubs, deletes ephemeral edges that are away, gives hubs that join their vote, and compares the states of all
+// hubs. Run once at a time.
 func (h *Hub) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() { cancel(h.core.follow(ctx)) })
 	wg.Go(func() { cancel(h.core.store.LeadDuties(ctx, h.core.lead)) })
+	wg.Go(func() { cancel(h.core.store.KeepMembership(ctx, h.core.membership)) })
+	wg.Go(func() { h.core.announce(ctx) })
 	wg.Wait()
 	return context.Cause(ctx)
 }
@@ -36,6 +39,13 @@ func (h *Hub) Run(ctx context.Context) error {
 // lead is the leader's duties; ctx ends with the leadership.
 func (k *core) lead(ctx context.Context) error {
 	ctx = WithPrincipal(ctx, Principal{User: "hub/" + k.store.NodeID()})
+	k.tenure.set(true)
+	var wg sync.WaitGroup
+	defer k.fleet.Resign()
+	defer wg.Wait()
+	defer k.tenure.set(false)
+	wg.Go(func() { k.keepHubs(ctx) })
+	wg.Go(func() { k.keepComparing(ctx) })
 	ticks, stop := k.ticker(dutyInterval)
 	defer stop()
 	purged := k.now()
@@ -66,7 +76,7 @@ func (k *core) recordEdges(ctx context.Context) error {
 		if len(heard) == 0 {
 			return nil
 		}
-		st, err := k.store.Read(ctx)
+		st, err := k.read(ctx)
 		var changed []*gwv1.EdgeRecord
 		if err == nil {
 			changed = k.changedEdges(st, heard)
@@ -105,7 +115,7 @@ func (k *core) changedEdges(st *state.State, heard []*gwv1.EdgeRecord) (changed 
 
 // purgeEdges deletes the entries of ephemeral edges that have been away for long.
 func (k *core) purgeEdges(ctx context.Context) error {
-	st, err := k.store.Read(ctx)
+	st, err := k.read(ctx)
 	if err != nil {
 		return err
 	}

@@ -23,23 +23,29 @@ func (h *Hub) Authenticate(ctx context.Context, bearer string) (Principal, error
 }
 
 func (k *core) authenticate(bearer string) (Principal, error) {
-	nobody := &Error{Reason: ReasonUnauthenticated, Message: "the bearer token is not valid or has ended: sign in again"}
 	if !identity.CheckCredential(identity.BearerPrefix, bearer) {
-		return Principal{}, nobody
+		return Principal{}, errNobody
 	}
 	hash := identity.HashCredential(bearer)
+	return k.ownerOf(hash[:])
+}
+
+// ownerOf returns whose bearer token has a hash.
+func (k *core) ownerOf(hash []byte) (Principal, error) {
 	st := k.store.State()
-	session, ok := st.Session(hash[:])
+	session, ok := st.Session(hash)
 	if !ok || session.ExpiresAt != 0 && session.ExpiresAt <= k.now().UnixNano() {
-		return Principal{}, nobody
+		return Principal{}, errNobody
 	}
 	p, err := principalFor(st, session.User)
 	if err != nil {
-		return Principal{}, nobody
+		return Principal{}, errNobody
 	}
-	p.session = hash[:]
+	p.session = hash
 	return p, nil
 }
+
+var errNobody = &Error{Reason: ReasonUnauthenticated, Message: "the bearer token is not valid or has ended: sign in again"}
 
 func principalFor(st *state.State, user string) (Principal, error) {
 	u, ok := st.User(user)
@@ -67,7 +73,7 @@ func (s *AccessServer) SignIn(ctx context.Context, r *gwv1.SignInRequest) (*gwv1
 	if wait := s.throttle.take(account); wait > 0 {
 		return nil, &Error{Reason: ReasonTooManyTries, Message: fmt.Sprintf("too many tries to sign in; try again in %s", wait.Round(time.Second))}
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}

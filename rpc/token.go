@@ -14,7 +14,7 @@ func (s *AccessServer) CreateToken(ctx context.Context, r *gwv1.CreateTokenReque
 	if _, err := admit(ctx, r, RoleOperator, ns); err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (s *AccessServer) RevokeToken(ctx context.Context, r *gwv1.RevokeTokenReque
 	if _, err := admit(ctx, r, RoleOperator); err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ func (s *EdgeServer) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *co
 	defer stop()
 	// The channel is taken before the state is read, here and below, so that nothing falls between the two.
 	changed := s.notices.next()
+	_, turned := s.tenure.get()
 	st, err := s.read(ctx)
 	if err != nil {
 		return err
@@ -43,6 +44,11 @@ func (s *EdgeServer) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *co
 			return stream.Send(&gwv1.WatchResponse{Event: &gwv1.WatchResponse_Removed{Removed: &gwv1.Removed{}}})
 		case <-changed:
 			changed = s.notices.next()
+		case <-turned:
+			var leads bool
+			if leads, turned = s.tenure.get(); !leads {
+				return raftstore.ErrNotLeader // the edge is to find the new one now, not at the next tick
+			}
 		case <-ticks:
 			tick = true
 		}

@@ -2,9 +2,7 @@ package rpc
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"net/http"
 	"testing"
 	"time"
 
@@ -13,11 +11,6 @@ import (
 	"gw/rpc/gwv1"
 	"gw/rpc/identity"
 )
-
-// handlerFunc is a handler that looks at the context.
-type handlerFunc func(ctx context.Context)
-
-func (f handlerFunc) ServeHTTP(_ http.ResponseWriter, r *http.Request) { f(r.Context()) }
 
 // caughtUp is a request of an edge that missed nothing.
 func (h *harness) caughtUp() *gwv1.WatchRequest {

@@ -29,7 +29,7 @@ func (s *ReleaseServer) FollowPush(ctx context.Context, r *gwv1.WatchPushRequest
 	if err != nil {
 		return err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (s *ReleaseServer) PushProgress(ctx context.Context, number uint64) (*gwv1.
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.store.Read(ctx)
+	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}

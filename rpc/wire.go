@@ -2,41 +2,46 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpcreflect"
 	"connectrpc.com/validate"
 
+	"gw/raftstore"
 	"gw/rpc/gwv1/gwv1connect"
-	"gw/rpc/identity"
 )
 
 const (
 	maxAdminRequest = 32 << 20
 	maxEdgeRequest  = 8 << 20
+	maxHubRequest   = 64 << 10
 	compressFrom    = 1 << 10
 )
 
-func adminHandler(h *Hub) http.Handler {
+func adminMux(h *Hub) http.Handler {
 	options := h.core.options(maxAdminRequest, connect.WithRequestGate(h.core.adminGate))
 	mux := http.NewServeMux()
 	mux.Handle(gwv1connect.NewConfigServiceHandler(h.Config, options...))
 	mux.Handle(gwv1connect.NewReleaseServiceHandler(h.Releases, options...))
 	mux.Handle(gwv1connect.NewFleetServiceHandler(h.Fleet, options...))
 	mux.Handle(gwv1connect.NewAccessServiceHandler(h.Access, options...))
+	mux.Handle(gwv1connect.NewClusterServiceHandler(h.Cluster, options...))
 	// What services there are is no secret, so tools may ask without a token.
 	reflector := grpcreflect.NewStaticReflector(
-		gwv1connect.ConfigServiceName, gwv1connect.ReleaseServiceName, gwv1connect.FleetServiceName, gwv1connect.AccessServiceName)
+		gwv1connect.ConfigServiceName, gwv1connect.ReleaseServiceName, gwv1connect.FleetServiceName, gwv1connect.AccessServiceName,
+		gwv1connect.ClusterServiceName)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
 	return mux
 }
 
-func edgeHandler(h *Hub) http.Handler {
+func edgeMux(h *Hub) http.Handler {
 	// Parts of a release are compressed already.
 	fetch := connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
 		if spec.Procedure == gwv1connect.EdgeServiceFetchReleaseProcedure {
@@ -46,7 +51,13 @@ func edgeHandler(h *Hub) http.Handler {
 	})
 	mux := http.NewServeMux()
 	mux.Handle(gwv1connect.NewEdgeServiceHandler(h.Edges, h.core.options(maxEdgeRequest, fetch)...))
-	return withCaller(mux)
+	return mux
+}
+
+func hubMux(h *Hub) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(gwv1connect.NewHubServiceHandler(h.Hubs, h.core.options(maxHubRequest)...))
+	return mux
 }
 
 // options are those of every service. The order of interceptors is outermost first.
@@ -64,39 +75,61 @@ func (k *core) options(maxRequest int, more ...connect.HandlerOption) []connect.
 
 // adminGate finds out who calls before anything of the request is read.
 func (k *core) adminGate(ctx context.Context, spec connect.Spec, peer connect.Peer, header http.Header) (context.Context, error) {
+	ctx, err := k.admitCall(ctx, spec, peer, header)
+	if err != nil {
+		e := errorOf(ctx, k.log, err)
+		k.metrics.answered(k.procedures[spec.Procedure], e.Code().String(), 0)
+		return ctx, e
+	}
+	return ctx, nil
+}
+
+func (k *core) admitCall(ctx context.Context, spec connect.Spec, peer connect.Peer, header http.Header) (context.Context, error) {
 	key := header.Get("Idempotency-Key")
 	if err := checkIdempotencyKey(key); err != nil {
-		return ctx, errorOf(ctx, k.log, err)
+		return ctx, err
 	}
-	ctx = WithIdempotencyKey(WithAddress(ctx, peer.Addr), key)
+	ctx = WithIdempotencyKey(ctx, key)
+	f, passedOn := forwardedOf(ctx)
+	if !passedOn {
+		ctx = WithAddress(ctx, peer.Addr)
+	}
 	if spec.Procedure == gwv1connect.AccessServiceSignInProcedure {
 		return ctx, nil
 	}
-	scheme, bearer, _ := strings.Cut(header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		bearer = ""
-	}
-	p, err := k.authenticate(strings.TrimSpace(bearer))
+	p, err := k.principalOfCall(ctx, f, passedOn, header)
 	if err != nil {
-		return ctx, errorOf(ctx, k.log, err)
+		noteStranger(ctx)
+		return ctx, err
 	}
-	p.Address = host(peer.Addr)
+	if p.Address == "" {
+		p.Address = addressOf(ctx)
+	}
 	return WithPrincipal(ctx, p), nil
 }
 
-// withCaller puts the edge at the other end into the request's context, if the connection has a verified certificate
-// of one; and the address it comes from.
-func withCaller(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx := WithAddress(r.Context(), r.RemoteAddr)
-		if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && len(r.TLS.PeerCertificates) > 0 {
-			certificate := r.TLS.PeerCertificates[0]
-			if who, err := identity.EdgeOf(certificate); err == nil { // a hub's names none
-				ctx = context.WithValue(ctx, callerKey{}, caller{Edge: who, certificate: certificate, address: r.RemoteAddr})
-			}
-		}
-		next.ServeHTTP(w, r.WithContext(ctx))
-	})
+// principalOfCall returns who calls: whom another hub names, whom a caller in-process has established, or whose bearer
+// token it is.
+func (k *core) principalOfCall(ctx context.Context, f forwarded, passedOn bool, header http.Header) (Principal, error) {
+	established, ok := PrincipalOf(ctx)
+	switch {
+	case passedOn && f.user != "":
+		return Principal{User: f.user, Role: f.role, Namespaces: f.namespaces, Address: f.address}, nil
+	case passedOn:
+		return k.ownerOf(f.session)
+	case ok:
+		return established, nil
+	}
+	return k.authenticate(bearerOf(header))
+}
+
+// bearerOf returns the bearer token of a request, or "".
+func bearerOf(header http.Header) string {
+	scheme, bearer, _ := strings.Cut(header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(bearer)
 }
 
 // translator turns what handlers return into what callers see.
@@ -104,12 +137,38 @@ type translator struct{ k *core }
 
 func (t *translator) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		began := t.k.now()
 		answer, err := next(ctx, r)
-		if err != nil {
-			return nil, errorOf(ctx, t.k.log, err)
+		if err := t.end(ctx, r.Spec(), began, err); err != nil {
+			return nil, err
 		}
 		return answer, nil
 	}
+}
+
+// end notes how a call ended, and returns what the caller is to see of it; nil stays nil.
+func (t *translator) end(ctx context.Context, spec connect.Spec, began time.Time, err error) error {
+	p, code := t.k.procedures[spec.Procedure], "ok"
+	defer func() { t.k.metrics.answered(p, code, t.k.now().Sub(began)) }()
+	if err == nil {
+		return nil
+	}
+	noteError(ctx, err)
+	if errors.Is(err, raftstore.ErrNotLeader) {
+		err = t.elsewhere(p)
+	}
+	e := errorOf(ctx, t.k.log, err)
+	code = e.Code().String()
+	return e
+}
+
+// elsewhere says that this hub does not lead: to an edge, where to go; to others, that they may try again.
+func (t *translator) elsewhere(p procedure) error {
+	if p.service == edgeService {
+		address, _ := t.k.leaderNow()
+		return notLeader(address)
+	}
+	return &Error{Reason: ReasonNotProposed, Message: "this hub does not lead any more, and nothing was changed: try again"}
 }
 
 func (t *translator) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
@@ -118,10 +177,8 @@ func (t *translator) WrapStreamingClient(next connect.StreamingClientFunc) conne
 
 func (t *translator) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
-		if err := next(ctx, conn); err != nil {
-			return errorOf(ctx, t.k.log, err)
-		}
-		return nil
+		began := t.k.now()
+		return t.end(ctx, conn.Spec(), began, next(ctx, conn))
 	}
 }
 

@@ -45,6 +45,8 @@ type Facts struct {
 	// Expected is the checksum of the namespace's working configuration.
 	Expected         resource.Digest
 	Now, LeaderSince time.Time
+	// Following: the hub that is asked does not lead, so it hears no edges and knows only what is registered.
+	Following bool
 	// Interval is between two heartbeats, for an edge that wasn't told its own yet.
 	Interval time.Duration
 }
@@ -127,6 +129,8 @@ func unheard(f Facts) (gwv1.Connection, string) {
 	enrolled := time.Unix(0, f.Record.FirstSeen)
 	sinceChange, sinceEnrolled := f.Now.Sub(f.LeaderSince), f.Now.Sub(enrolled)
 	switch {
+	case f.Following:
+		return gwv1.Connection_CONNECTION_STALE, "this hub does not lead, and only the leader hears edges"
 	case enrolled.After(f.LeaderSince) && sinceEnrolled < lostAfter(f.Interval):
 		return gwv1.Connection_CONNECTION_STALE, fmt.Sprintf("it enrolled %s ago and has not been heard yet", span(sinceEnrolled))
 	case enrolled.After(f.LeaderSince):
@@ -165,6 +169,8 @@ func configSync(f Facts, e *gwv1.Edge) (gwv1.Sync, string) {
 	switch {
 	case len(l.checksum) == 0:
 		return unknown, "it has not said what it runs yet"
+	case !heard && f.Following:
+		return unknown, "this hub does not lead, and only the leader hears edges"
 	case !heard && inGrace(f):
 		return unknown, fmt.Sprintf("leader changed %s ago and has not heard it yet", span(f.Now.Sub(f.LeaderSince)))
 	}

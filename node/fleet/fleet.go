@@ -102,6 +102,16 @@ func (f *Fleet) SetLeaderSince(t time.Time) {
 	f.bumpLocked()
 }
 
+// Resign forgets every edge, because another hub hears them from now on: what was heard is old by the time this hub may
+// lead again. Streams are not ended by it.
+func (f *Fleet) Resign() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.edges)
+	clear(f.dirty)
+	f.bumpLocked()
+}
+
 // LeaderSince returns when this hub became the leader.
 func (f *Fleet) LeaderSince() time.Time {
 	f.mu.Lock()

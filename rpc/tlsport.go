@@ -1,0 +1,187 @@
+package rpc
+
+import (
+	"context"
+	"net/http"
+
+	"gw/rpc/gwv1/gwv1connect"
+	"gw/rpc/identity"
+)
+
+// portHandler serves what comes to the TLS port: edges, hubs, and the calls that hubs pass on.
+func portHandler(h *Hub) http.Handler {
+	k := h.core
+	port := &port{relay: newRelay(k), admin: adminMux(h), edges: edgeMux(h), hubs: hubMux(h)}
+	return port
+}
+
+type port struct {
+	*relay
+	admin, edges, hubs http.Handler
+}
+
+// ServeHTTP implements http.Handler.
+func (t *port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p, ok := t.procedures[r.URL.Path]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	passedOn, principal := r.Header.Get(headerForwarded) == "1", r.Header.Get(headerPrincipal)
+	r = stripped(r)
+	hub := t.hubOf(r)
+	standing := stranger
+	if hub != "" {
+		standing = t.standingOf(hub)
+	}
+	switch {
+	case standing == removed:
+		t.refuse(w, r, errRemoved(hub))
+	case passedOn && standing == member:
+		t.takeOver(w, r, p, principal)
+	case p.service == edgeService:
+		t.serveEdge(w, r, p)
+	case p.service == hubService:
+		t.serveHub(w, r, p, hub)
+	default:
+		t.refuse(w, r, &Error{Reason: ReasonForbidden, Message: "admin calls are not taken at this port, but at a hub's admin address"})
+	}
+}
+
+// takeOver serves a call that another hub has passed on. It is never passed on again.
+func (t *port) takeOver(w http.ResponseWriter, r *http.Request, p procedure, principal string) {
+	f, err := decodeForwarded(principal)
+	if err != nil {
+		t.refuse(w, r, invalid(headerPrincipal, ReasonInvalid, "%v", err))
+		return
+	}
+	ctx := withForwarded(r.Context(), f)
+	next := t.admin
+	switch p.service {
+	case edgeService:
+		next = t.edges
+		if f.edge != nil {
+			ctx = context.WithValue(ctx, callerKey{}, *f.edge)
+		}
+	case hubService:
+		next = t.hubs
+		if f.hub != "" {
+			ctx = withHub(ctx, f.hub)
+		}
+	}
+	newAttempt(w, t.store, false).serve(next, r.WithContext(ctx))
+}
+
+// serveEdge serves an edge here if this hub leads; else it tells where the leader is, or passes the call on if that is
+// what the edge asks for.
+func (t *port) serveEdge(w http.ResponseWriter, r *http.Request, p procedure) {
+	r = withCaller(r)
+	if r.Header.Get(headerProxy) == "allow" {
+		f := forwarded{address: r.RemoteAddr}
+		if c, ok := r.Context().Value(callerKey{}).(caller); ok {
+			f.edge = &c
+		}
+		t.serve(w, r, p, t.edges, f)
+		return
+	}
+	if address, here := t.leaderNow(); !here {
+		t.refuse(w, r, notLeader(address))
+		return
+	}
+	t.edges.ServeHTTP(w, r)
+}
+
+// serveHub serves another hub, or one that wants to become one.
+func (t *port) serveHub(w http.ResponseWriter, r *http.Request, p procedure, hub string) {
+	ctx := WithAddress(r.Context(), r.RemoteAddr)
+	if hub != "" {
+		ctx = withHub(ctx, hub)
+	}
+	r = r.WithContext(ctx)
+	switch p.path() {
+	case gwv1connect.HubServiceJoinProcedure, gwv1connect.HubServiceAddHubProcedure:
+		t.serve(w, r, p, t.hubs, forwarded{address: host(r.RemoteAddr), hub: hub})
+	default: // a hub speaks for itself
+		t.hubs.ServeHTTP(w, r)
+	}
+}
+
+// notLeader is the answer to an edge that should go elsewhere; an address of "" is not known.
+func notLeader(address string) error {
+	if address == "" {
+		return &Error{Reason: ReasonNotLeader, Message: "this hub does not lead, and it does not know who does"}
+	}
+	return &Error{Reason: ReasonNotLeader, LeaderURL: "https://" + address,
+		Message: "this hub does not lead: https://" + address + " does"}
+}
+
+// hubOf returns the hub of this cluster at the other end of a verified connection, or "".
+func (k *core) hubOf(r *http.Request) string {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || len(r.TLS.PeerCertificates) == 0 {
+		return ""
+	}
+	cluster, id, err := identity.HubOf(r.TLS.PeerCertificates[0])
+	if err != nil || cluster != k.store.State().Cluster().ClusterId {
+		return ""
+	}
+	return id
+}
+
+// standing is what a hub is to this cluster.
+type standing int
+
+const (
+	stranger standing = iota // has a certificate and never became a member, or this hub doesn't know of it yet
+	member
+	removed
+)
+
+func (k *core) standingOf(hub string) standing {
+	if h, ok := k.store.State().Hub(hub); ok {
+		if h.Removed {
+			return removed
+		}
+		return member
+	}
+	members, err := k.store.Members()
+	if err != nil {
+		return stranger
+	}
+	for _, m := range members {
+		if m.ID == hub {
+			return member // its record is yet to be written
+		}
+	}
+	return stranger
+}
+
+func errRemoved(hub string) error {
+	return &Error{Reason: ReasonRemoved, Message: "hub " + hub + " was removed from the cluster: stop it; it can join again with an empty data directory"}
+}
+
+type hubKey struct{}
+
+// withHub returns the context of a call that a hub makes.
+func withHub(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, hubKey{}, id)
+}
+
+func hubFrom(ctx context.Context) (id string, ok bool) {
+	id, ok = ctx.Value(hubKey{}).(string)
+	return id, ok
+}
+
+// withCaller puts the edge at the other end into the request's context, if the connection has a verified certificate
+// of one; and the address it comes from.
+func withCaller(r *http.Request) *http.Request {
+	ctx := WithAddress(r.Context(), r.RemoteAddr)
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && len(r.TLS.PeerCertificates) > 0 {
+		certificate := r.TLS.PeerCertificates[0]
+		if who, err := identity.EdgeOf(certificate); err == nil { // a hub's names none
+			ctx = context.WithValue(ctx, callerKey{}, caller{
+				Edge: who, serial: certificate.SerialNumber.Text(16), notAfter: certificate.NotAfter, address: r.RemoteAddr,
+			})
+		}
+	}
+	return r.WithContext(ctx)
+}
