@@ -58,7 +58,7 @@ func (h *history) next(s *State) *gwv1.Command {
 	}
 	makers := []func(*State, *gwv1.Command){
 		h.resources, h.resources, h.resources, h.resources, h.push, h.push, h.push, h.apps, h.apps, h.tokens, h.tokens,
-		h.secrets, h.edges, h.edges, h.people, h.cluster,
+		h.secrets, h.edges, h.edges, h.people, h.cluster, h.hubs,
 	}
 	makers[h.rng.IntN(len(makers))](s, c)
 	h.last = c
@@ -201,6 +201,30 @@ func (h *history) edges(s *State, c *gwv1.Command) {
 	}
 }
 
+func (h *history) hubs(s *State, c *gwv1.Command) {
+	hub := &gwv1.HubRecord{Id: h.pick("h1", "h2", "h3", h.id("hub")), Address: h.pick("a:1", "b:1"), Version: h.pick("1", "2")}
+	switch h.rng.IntN(8) {
+	case 0:
+		c.Body = &gwv1.Command_PutJoinToken{PutJoinToken: &gwv1.PutJoinTokenRecord{JoinToken: &gwv1.JoinTokenRecord{
+			Id: h.id("join"), Role: "hub", SecretHash: hashOf("x"), ExpiresAt: h.now + int64(time.Hour), MaxUses: uint32(h.rng.IntN(3)),
+		}}}
+	case 1, 2, 3:
+		m := &gwv1.EnrollHub{JoinTokenId: "nobody", Hub: hub}
+		for t := range s.JoinTokens() {
+			if t.Role == "hub" {
+				m.JoinTokenId = t.Id
+			}
+		}
+		c.Body = &gwv1.Command_EnrollHub{EnrollHub: m}
+	case 4, 5:
+		c.Body = &gwv1.Command_PutHub{PutHub: &gwv1.PutHubRecord{Hub: hub}}
+	case 6:
+		c.Body = &gwv1.Command_RemoveHub{RemoveHub: &gwv1.RemoveHubRecord{Id: hub.Id}}
+	default:
+		c.Body = &gwv1.Command_Beacon{Beacon: &gwv1.Beacon{}}
+	}
+}
+
 func (h *history) people(s *State, c *gwv1.Command) {
 	switch h.rng.IntN(3) {
 	case 0:
@@ -217,7 +241,9 @@ func (h *history) people(s *State, c *gwv1.Command) {
 }
 
 func (h *history) cluster(s *State, c *gwv1.Command) {
-	switch h.rng.IntN(4) {
+	switch h.rng.IntN(5) {
+	case 4:
+		c.Body = &gwv1.Command_RaiseEpoch{RaiseEpoch: &gwv1.RaiseEpoch{AtLeast: uint64(h.rng.IntN(5))}}
 	case 0:
 		c.Body = &gwv1.Command_Bootstrap{Bootstrap: &gwv1.Bootstrap{ClusterId: "c", CaCertificate: []byte("der"), SealedCaKey: []byte("key")}}
 	case 1:
@@ -325,6 +351,7 @@ func checkState(t *testing.T, s *State) {
 		want[r.Namespace] = true
 	}
 	delete(want, resource.Global)
+	delete(want, "") // join tokens for hubs
 	got := s.Namespaces()
 	if len(got) != len(want) || !slices.IsSorted(got) {
 		t.Fatalf("namespaces %q, want %v", got, want)
