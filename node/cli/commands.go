@@ -34,7 +34,11 @@ type Commands struct {
 	Apps      Apps       `cmd:"" group:"access" help:"Who calls the edges."`
 	Tokens    Tokens     `cmd:"" group:"access" help:"Credentials of apps."`
 	Secrets   Secrets    `cmd:"" group:"access" help:"Vendor keys and upstream credentials."`
-	JoinToken JoinTokens `cmd:"" name:"join-token" group:"access" help:"What edges enrol with."`
+	JoinToken JoinTokens `cmd:"" name:"join-token" group:"access" help:"What edges and hubs enrol with."`
+
+	Cluster Cluster `cmd:"" group:"cluster" help:"Show the hubs, remove one, hand over, or recover."`
+	Backup  Backup  `cmd:"" group:"cluster" help:"Save the whole state to a file, or check such a file."`
+	Restore Restore `cmd:"" group:"cluster" help:"Replace the whole state by a backup's."`
 
 	Version Version `cmd:"" group:"session" help:"Show the version of this binary."`
 }
@@ -54,6 +58,15 @@ type Context struct {
 	IsTerminal func(stream any) bool
 	// ReadPassword reads a line from the terminal without showing it; nil means from Stdin.
 	ReadPassword func(ctx context.Context) ([]byte, error)
+	// Patience is how long a call is repeated that a cluster without a leader could not take; 0 means 5 s.
+	Patience time.Duration
+	// Recover makes the hub whose data directory is dir the only voter of its cluster, offline. It finds out what that
+	// does, calls confirm once with the text of it, and changes nothing unless confirm returned true. A false or an error
+	// of confirm ends it; the command then says so itself, whatever Recover returns. nil: the command refuses.
+	Recover func(ctx context.Context, dir string, confirm func(text string) (bool, error)) error
+	// VerifyBackup reads a backup to its end, checks all of it, and returns what is in it. It refuses bytes after the end.
+	// It neither needs the cluster's key nor a hub. nil: commands about backups refuse.
+	VerifyBackup func(r io.Reader) (BackupInfo, error)
 }
 
 func (c *Context) env(name string) string {

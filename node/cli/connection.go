@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -40,6 +39,10 @@ type hub struct {
 	releases gwv1connect.ReleaseServiceClient
 	fleet    gwv1connect.FleetServiceClient
 	access   gwv1connect.AccessServiceClient
+	cluster  gwv1connect.ClusterServiceClient
+	// upload is for streams from here, which hear a refusal before their end only over HTTP/2.
+	upload gwv1connect.ClusterServiceClient
+	caller *caller
 }
 
 // errNotLoggedIn is what commands fail with that have no token.
@@ -75,7 +78,7 @@ func (n *Connection) open(c *Context) (*hub, error) {
 	if token == "" {
 		return nil, &hubError{to.String(), errNotLoggedIn}
 	}
-	return dial(to, token, pin)
+	return c.dial(to, token, pin)
 }
 
 // parseHub reads a hub's URL. Without a scheme it is http on loopback and https elsewhere.
@@ -101,7 +104,7 @@ func isLoopback(host string) bool {
 }
 
 // dial returns clients that send token, none if it is "", and trust pin, the system's roots if it is "".
-func dial(to *url.URL, token, pin string) (*hub, error) {
+func (c *Context) dial(to *url.URL, token, pin string) (*hub, error) {
 	transport := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
@@ -115,58 +118,33 @@ func dial(to *url.URL, token, pin string) (*hub, error) {
 		}
 		transport.TLSClientConfig = pinnedTLS(key, to.Hostname())
 	}
-	client := &http.Client{
-		Transport: transport,
-		// A redirect could carry the token to another host.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	uploads := transport
+	if to.Scheme == "http" && isLoopback(to.Hostname()) {
+		uploads = transport.Clone()
+		uploads.Protocols = new(http.Protocols)
+		uploads.Protocols.SetUnencryptedHTTP2(true)
 	}
 	base := to.String()
-	options := []connect.ClientOption{connect.WithInterceptors(&caller{base, token}), connect.WithReadMaxBytes(maxAnswer), connect.WithSendGzip(), connect.WithCompressMinBytes(4096)}
+	k := &caller{hub: base, token: token, context: c}
+	options := []connect.ClientOption{connect.WithInterceptors(k), connect.WithReadMaxBytes(maxAnswer), connect.WithSendGzip(), connect.WithCompressMinBytes(4096)}
+	client := clientOf(transport)
 	return &hub{
 		url:      to,
 		config:   gwv1connect.NewConfigServiceClient(client, base, options...),
 		releases: gwv1connect.NewReleaseServiceClient(client, base, options...),
 		fleet:    gwv1connect.NewFleetServiceClient(client, base, options...),
 		access:   gwv1connect.NewAccessServiceClient(client, base, options...),
+		cluster:  gwv1connect.NewClusterServiceClient(client, base, options...),
+		upload:   gwv1connect.NewClusterServiceClient(clientOf(uploads), base, options...),
+		caller:   k,
 	}, nil
 }
 
-// caller is the interceptor that says who calls and makes repeated calls harmless.
-type caller struct{ hub, token string }
-
-var _ connect.Interceptor = (*caller)(nil)
-
-func (k *caller) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
-	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
-		k.sign(req.Header(), req.Spec())
-		res, err := next(ctx, req)
-		if err != nil {
-			return nil, &hubError{k.hub, err}
-		}
-		return res, nil
-	}
-}
-
-func (k *caller) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
-	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
-		conn := next(ctx, spec)
-		k.sign(conn.RequestHeader(), spec)
-		return conn
-	}
-}
-
-func (k *caller) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
-	return next
-}
-
-func (k *caller) sign(header http.Header, spec connect.Spec) {
-	if k.token != "" {
-		header.Set("Authorization", "Bearer "+k.token)
-	}
-	if spec.IdempotencyLevel != connect.IdempotencyNoSideEffects {
-		header.Set("Idempotency-Key", newIdempotencyKey())
+func clientOf(transport *http.Transport) *http.Client {
+	return &http.Client{
+		Transport: transport,
+		// A redirect could carry the token to another host.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 

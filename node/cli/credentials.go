@@ -72,29 +72,6 @@ func (c *Context) saveCredentials(saved credentials) (path string, err error) {
 	return path, nil
 }
 
-// writeFile writes a file with mode 0600 beside path and renames it there.
-func writeFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := f.Sync(); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
-
 func (c *Context) forgetCredentials() error {
 	path, err := c.credentialsPath()
 	if err != nil {

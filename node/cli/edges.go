@@ -37,6 +37,7 @@ type EdgesShow struct {
 	Connection string `enum:",connected,stale,disconnected" default:"" placeholder:"STATE" help:"Only connected, stale or disconnected ones."`
 	Sync       string `enum:",in_sync,pending,stale,unknown" default:"" placeholder:"STATE" help:"Only in_sync, pending, stale or unknown ones."`
 	Sort       string `placeholder:"KEY" help:"id, namespace, connection, sync, version or heartbeat; with - before it, backwards."`
+	Stale
 	Output
 	Hub Connection `embed:""`
 }
@@ -52,7 +53,7 @@ gw edges -o json | jq -r '.[] | select(.sync != "in_sync").id'`
 
 // Run lists edges or shows one.
 func (e *EdgesShow) Run(ctx context.Context, c *Context) error {
-	h, err := e.Hub.open(c)
+	h, err := e.openStale(c, &e.Hub)
 	if err != nil {
 		return err
 	}

@@ -103,6 +103,12 @@ func nextStep(hub string, code connect.Code, reason string) string {
 		return "Nothing was changed. Try again in a moment."
 	case "unknown_outcome":
 		return "It may or may not have been done. Look before you repeat it."
+	case "not_leader":
+		return "Nothing was changed: that hub doesn't lead and could not pass it on. Try again in a moment, or name another with --hub."
+	case "removed":
+		return "That hub is not in the cluster any more. Name another with --hub."
+	case "secret_already_delivered":
+		return "It was done, but the answer with the credential was lost, and it is shown only once. Take back what was made, and make another."
 	}
 	switch code {
 	case connect.CodeUnauthenticated:

@@ -14,6 +14,7 @@ type Get struct {
 	Kind      string `arg:"" help:"API or LLM (or apis, llm, …), or all; KIND/NAME names one."`
 	Name      string `arg:"" optional:"" help:"Name of one resource."`
 	Namespace string `short:"n" help:"Namespace; default: default for one resource, every namespace for many."`
+	Stale
 	Output
 	Connection
 }
@@ -36,7 +37,7 @@ func (g *Get) Run(ctx context.Context, c *Context) error {
 	if kind == "" && name != "" {
 		return usageError("a name needs a kind: gw get API %s", name)
 	}
-	h, err := g.open(c)
+	h, err := g.openStale(c, &g.Connection)
 	if err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func (l *Login) trust(ctx context.Context, c *Context, to *url.URL, known string
 
 // signIn makes a bearer token, or checks the one given.
 func (l *Login) signIn(ctx context.Context, c *Context, to *url.URL, pin string) (*credentials, error) {
-	h, err := dial(to, l.Token, pin)
+	h, err := c.dial(to, l.Token, pin)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +196,7 @@ func (*Logout) Run(ctx context.Context, c *Context) error {
 		return nil
 	}
 	if err == nil {
-		err = saved.signOut(ctx)
+		err = saved.signOut(ctx, c)
 	}
 	if err != nil {
 		c.say("gw: the token could not be ended at the hub, it lives until it expires: %s", Explain(err))
@@ -208,12 +208,12 @@ func (*Logout) Run(ctx context.Context, c *Context) error {
 	return nil
 }
 
-func (saved *credentials) signOut(ctx context.Context) error {
+func (saved *credentials) signOut(ctx context.Context, c *Context) error {
 	to, err := parseHub(saved.Hub)
 	if err != nil {
 		return err
 	}
-	h, err := dial(to, saved.Token, saved.CAPin)
+	h, err := c.dial(to, saved.Token, saved.CAPin)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 // Namespaces is "gw namespaces".
 type Namespaces struct {
+	Stale
 	Output
 	Connection
 }
@@ -18,7 +19,7 @@ func (*Namespaces) Examples() string { return "gw namespaces\ngw namespaces -o y
 
 // Run lists namespaces.
 func (n *Namespaces) Run(ctx context.Context, c *Context) error {
-	h, err := n.open(c)
+	h, err := n.openStale(c, &n.Connection)
 	if err != nil {
 		return err
 	}

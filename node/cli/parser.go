@@ -91,6 +91,7 @@ func NewParser(grammar any, c *Context, options ...kong.Option) (*kong.Kong, err
 			{Key: "release", Title: "Releases:"},
 			{Key: "fleet", Title: "Fleet:"},
 			{Key: "access", Title: "Access (takes effect at once):"},
+			{Key: "cluster", Title: "Cluster:"},
 			{Key: "hub", Title: "Hub (default: where you are logged in):"},
 		}),
 	}

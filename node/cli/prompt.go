@@ -33,6 +33,9 @@ func (c *Context) ask(ctx context.Context, question string) (string, error) {
 	return strings.TrimSpace(string(line)), err
 }
 
+// errNotConfirmed ends what was not agreed to.
+var errNotConfirmed = errors.New("not confirmed, nothing was changed")
+
 // confirm asks a question that only "y" or "yes" affirms. Without a terminal it refuses, naming the flag that answers.
 func (c *Context) confirm(ctx context.Context, question, flag string) error {
 	if !c.interactive() {
@@ -43,7 +46,7 @@ func (c *Context) confirm(ctx context.Context, question, flag string) error {
 		return err
 	}
 	if answer = strings.ToLower(answer); answer != "y" && answer != "yes" {
-		return errors.New("not confirmed, nothing was changed")
+		return errNotConfirmed
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 type Releases struct {
 	Namespace string `short:"n" help:"Namespace; default: all."`
 	Limit     uint32 `default:"20" help:"How many to list, at most 1000."`
+	Stale
 	Output
 	Connection
 }
@@ -24,7 +25,7 @@ gw releases -o json`
 
 // Run lists releases, newest first.
 func (r *Releases) Run(ctx context.Context, c *Context) error {
-	h, err := r.open(c)
+	h, err := r.openStale(c, &r.Connection)
 	if err != nil {
 		return err
 	}
