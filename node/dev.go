@@ -224,7 +224,7 @@ func (d *dev) startEdge(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 	c := EdgeConfig{
-		DataDir: filepath.Join(d.config.Data, "edge"), ID: "dev-edge", Hub: []string{d.hub.edges.url()}, JoinToken: joinToken,
+		DataDir: filepath.Join(d.config.Data, "edge"), ID: "dev-edge", Hub: []string{d.hub.urls()[0]}, JoinToken: joinToken,
 		Listen: d.config.EdgeListen, OpsListen: d.config.OpsListen, OfflineGrace: 24 * time.Hour, TokenTTL: 5 * time.Minute,
 		MaxRequestBody: 64 << 20, AccessLog: filepath.Join(d.config.Data, "access.log"), Now: d.config.Now,
 	}

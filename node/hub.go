@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"gw/node/cli"
@@ -33,8 +35,11 @@ import (
 type HubConfig struct {
 	Config            string        `placeholder:"FILE" help:"Read flags from this YAML or JSON file."`
 	DataDir           string        `default:"gw-data" placeholder:"DIR" help:"Where the hub keeps its data."`
-	Listen            string        `default:":50051" placeholder:"ADDR" help:"Address for edges, TLS."`
-	Advertise         []string      `placeholder:"URL" help:"Where edges reach this hub, https://HOST:PORT. Default: this machine's address and the port of --listen."`
+	Listen            string        `default:":50051" placeholder:"ADDR" help:"Address for edges and hubs, TLS."`
+	Advertise         string        `placeholder:"HOST:PORT" help:"Where edges and other hubs reach this hub. Default: this machine's address and the port of --listen."`
+	Join              string        `placeholder:"URL" help:"A hub of the cluster to join, https://HOST:PORT; passed over once this hub has joined."`
+	Token             string        `env:"GW_JOIN_TOKEN" placeholder:"TOKEN" help:"Join token for hubs (gw join-token create --role hub). Needed with --join."`
+	AllowTwo          bool          `help:"Give a second hub a vote although the cluster then can't take any failure."`
 	AdminListen       string        `default:"127.0.0.1:7070" placeholder:"ADDR" help:"Address of the console and the admin API. Off loopback it needs --admin-cert and --admin-key."`
 	AdminCert         string        `placeholder:"FILE" help:"Certificate of the console and the admin API, PEM; read again when it changes."`
 	AdminKey          string        `placeholder:"FILE" help:"Its key, PEM."`
@@ -50,7 +55,8 @@ type HubConfig struct {
 func (*HubConfig) Examples() string {
 	return `
 gw hub
-gw hub --data-dir /var/lib/gw --advertise https://hub-1.example:50051
+gw hub --data-dir /var/lib/gw --advertise hub-1.example:50051
+gw hub --join https://hub-1.example:50051 --token gwj_...
 gw hub --admin-listen :7070 --admin-cert console.pem --admin-key console.key`
 }
 
@@ -63,27 +69,27 @@ func (c *HubConfig) Run(ctx context.Context, std *cli.Context) error {
 	return h.run(ctx, func() { fmt.Fprint(std.Stdout, h.welcome()) })
 }
 
-// hubCertificateTTL is how long a hub's own certificate lives; it is renewed when two thirds of it have passed.
-const hubCertificateTTL = 7 * 24 * time.Hour
-
-// leadTimeout is how long a hub waits at start until there is a leader and a cluster.
-const leadTimeout = 30 * time.Second
-
 // adminUser is the name of the first user.
 const adminUser = "admin"
 
-// hub is one running hub, from the store up to its listeners.
+// hub is one running hub, from the port up to its services.
 type hub struct {
-	config   HubConfig
-	log      *slog.Logger
-	sealer   *identity.Sealer
-	store    *raftstore.Store
-	ca       *identity.CA
-	services *rpc.Hub
+	config HubConfig
+	log    *slog.Logger
 
+	port        *port
+	key         []byte // the cluster's
+	sealer      *identity.Sealer
+	ca          *identity.CA
 	certificate atomic.Pointer[tls.Certificate]
-	edges       *server // EdgeService, mutual TLS
-	admin       *server // console and admin API
+	peers       http.RoundTripper  // to other hubs
+	knownHubs   []*gwv1.HubAddress // told when this hub joined; the state knows better later
+
+	metrics  *prometheus.Registry
+	store    *raftstore.Store
+	services *rpc.Hub
+	edges    *server // EdgeService and HubService, mutual TLS
+	admin    *server // console and admin API
 
 	// Set if this start made the first user.
 	firstPassword string
@@ -96,7 +102,7 @@ func openHub(ctx context.Context, c HubConfig, log *slog.Logger) (h *hub, err er
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	h = &hub{config: c, log: log}
+	h = &hub{config: c, log: log, metrics: prometheus.NewRegistry()}
 	defer func() {
 		if err != nil {
 			h.close()
@@ -108,20 +114,15 @@ func openHub(ctx context.Context, c HubConfig, log *slog.Logger) (h *hub, err er
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return h, fmt.Errorf("make the data directory: %w", err)
 	}
-	key, err := identity.LoadOrCreateKey(filepath.Join(c.DataDir, "cluster.key"))
-	if err != nil {
-		return h, fmt.Errorf("load the cluster key: %w", err)
-	}
-	if h.sealer, err = identity.NewSealer(key); err != nil {
+	if h.port, err = openPort(c.Listen, log); err != nil {
 		return h, err
 	}
 	if err := h.openStore(ctx); err != nil {
 		return h, err
 	}
-	if err := h.renewCertificate(); err != nil {
-		return h, err
-	}
-	if err := h.openListeners(); err != nil {
+	h.port.identify(h.ca, h.certificate.Load, h.mayBeMember)
+	h.metrics.MustRegister(h.store.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := h.openAdmin(); err != nil {
 		return h, err
 	}
 	if err := h.buildServices(); err != nil {
@@ -130,11 +131,40 @@ func openHub(ctx context.Context, c HubConfig, log *slog.Logger) (h *hub, err er
 	return h, h.firstStart(ctx)
 }
 
-// openStore opens the replicated store and waits until it knows its cluster.
-func (h *hub) openStore(ctx context.Context) (err error) {
-	h.store, err = raftstore.Open(raftstore.Config{
-		Dir:             filepath.Join(h.config.DataDir, "raft"),
+// openStore opens the replicated store: that of a cluster this hub is part of, of one it joins now, or of a new one.
+func (h *hub) openStore(ctx context.Context) error {
+	dir := filepath.Join(h.config.DataDir, "raft")
+	stored, err := h.readIdentity()
+	if err != nil {
+		return err
+	}
+	if stored == nil && h.config.Join != "" {
+		return h.joinStore(ctx, dir)
+	}
+	key, err := identity.LoadOrCreateKey(h.keyPath())
+	if err != nil {
+		return fmt.Errorf("load the cluster key: %w", err)
+	}
+	if err := h.useKey(key); err != nil {
+		return err
+	}
+	if stored == nil {
+		return h.foundStore(dir)
+	}
+	if err := h.useCA(&gwv1.ClusterRecord{ClusterId: stored.ClusterId, CaCertificate: stored.CaCertificate, SealedCaKey: stored.SealedCaKey}); err != nil {
+		return err
+	}
+	return h.reopenStore(dir)
+}
+
+// storeConfig is how the store is opened. A hub that has joined, or will, never founds a cluster of its own.
+func (h *hub) storeConfig(dir string, join bool) raftstore.Config {
+	return raftstore.Config{
+		Dir:             dir,
 		ElectionTimeout: h.config.ElectionTimeout,
+		Stream:          raftStream{h.port.raft, h.port},
+		Address:         h.address(),
+		Join:            join,
 		Logger:          h.log.With("room", "raftstore"),
 		Version:         Version(),
 		Now:             h.config.Now,
@@ -142,33 +172,52 @@ func (h *hub) openStore(ctx context.Context) (err error) {
 			b, _, err := rpc.NewBootstrap(h.sealer, h.config.Now())
 			return b, err
 		},
-	})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, leadTimeout)
-	defer cancel()
-	for st := h.store.State(); ; {
-		if st.Cluster().GetClusterId() != "" && h.store.Leading() {
-			h.ca, err = rpc.OpenCA(h.sealer, st.Cluster())
-			if err != nil {
-				return fmt.Errorf("%w: is %s the key this data directory was made with?", err, filepath.Join(h.config.DataDir, "cluster.key"))
-			}
-			return nil
-		}
-		if st, err = h.store.Wait(ctx, st.Index()); err != nil {
-			return fmt.Errorf("wait for the cluster to have a leader: %w", err)
-		}
 	}
 }
 
-func (h *hub) renewCertificate() error {
-	cert, err := h.ca.IssueHub(h.store.NodeID(), h.config.Now(), hubCertificateTTL)
+// reopenStore opens the store of a cluster this hub is part of. The others must know who calls before there is a leader.
+func (h *hub) reopenStore(dir string) (err error) {
+	id, err := raftstore.NodeID(dir)
 	if err != nil {
 		return err
 	}
-	h.certificate.Store(&cert)
-	return nil
+	if err := h.showIdentity(id); err != nil {
+		return err
+	}
+	h.store, err = raftstore.Open(h.storeConfig(dir, true))
+	return err
+}
+
+// joinStore opens an empty store that waits to be added, and gets the cluster's identity for its ID.
+func (h *hub) joinStore(ctx context.Context, dir string) (err error) {
+	if h.config.Token == "" {
+		return usage("--join needs --token: on a machine with the CLI, gw join-token create --role hub prints one")
+	}
+	if h.store, err = raftstore.Open(h.storeConfig(dir, true)); err != nil {
+		return err
+	}
+	if err := h.enrol(ctx, h.store.NodeID()); err != nil {
+		return err
+	}
+	return h.showIdentity(h.store.NodeID())
+}
+
+// foundStore opens the store of a new cluster, or of one whose founding was cut short.
+func (h *hub) foundStore(dir string) (err error) {
+	if h.store, err = raftstore.Open(h.storeConfig(dir, false)); err != nil {
+		return err
+	}
+	cluster := h.store.State().Cluster()
+	if cluster.GetClusterId() == "" {
+		return fmt.Errorf("%s is missing, and this hub's store is that of a cluster of several: start with an empty data directory and --join", h.storedPath())
+	}
+	if err := h.useCA(cluster); err != nil {
+		return err
+	}
+	if err := h.saveIdentity(cluster); err != nil {
+		return err
+	}
+	return h.showIdentity(h.store.NodeID())
 }
 
 // checkAdminListener refuses to show the console and its passwords to a network in the clear.
@@ -188,21 +237,17 @@ func (h *hub) checkAdminListener() error {
 	return nil
 }
 
-// openListeners binds both addresses; their handlers are set by buildServices.
-func (h *hub) openListeners() (err error) {
-	var adminTLS *tls.Config
+// openAdmin binds the address of the console and the admin API.
+func (h *hub) openAdmin() (err error) {
+	var config *tls.Config
 	if h.config.AdminCert != "" {
 		cert, err := loadCertFile(h.config.AdminCert, h.config.AdminKey, h.log)
 		if err != nil {
 			return err
 		}
-		adminTLS = cert.tlsConfig()
+		config = cert.tlsConfig()
 	}
-	edgeTLS := identity.HubTLS(h.ca.Certificate, h.ca.ClusterID(), h.certificate.Load)
-	if h.edges, err = listen("edges", h.config.Listen, nil, edgeTLS, h.log); err != nil {
-		return err
-	}
-	h.admin, err = listen("admin", h.config.AdminListen, nil, adminTLS, h.log)
+	h.admin, err = listen("admin", h.config.AdminListen, nil, config, h.log)
 	return err
 }
 
@@ -216,6 +261,19 @@ func (h *hub) buildServices() (err error) {
 		HubURLs: h.urls,
 		Now:     h.config.Now,
 		Logger:  h.log.With("room", "rpc"),
+
+		Address:       h.address(),
+		Version:       Version(),
+		ClusterKey:    h.key,
+		PeerTransport: h.peers,
+		DialHub: func(ctx context.Context, address string) (net.Conn, error) {
+			c, _, err := h.port.dial(ctx, address)
+			return c, err
+		},
+		DiskFree: h.store.DiskFree,
+		Metrics:  h.metrics,
+
+		Membership: raftstore.MembershipConfig{AllowTwo: h.config.AllowTwo},
 	})
 	if err != nil {
 		return err
@@ -239,19 +297,25 @@ func (h *hub) buildServices() (err error) {
 	if err != nil {
 		return err
 	}
-	h.edges.http.Handler = h.services.EdgeHandler()
-	h.admin.http.Handler = splitAdmin(api, console)
+	h.edges = newServer("edges", h.port.web, true, h.services.EdgeHandler(), h.log)
+	// A caller that died without a word is noticed, and one that does not read is let go, within the 10 s in which an
+	// edge gives up on a silent hub.
+	h.edges.http.HTTP2 = &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, WriteByteTimeout: 10 * time.Second}
+	h.admin.http.Handler = splitAdmin(api, h.opsHandler(), console)
 	return nil
 }
 
-// splitAdmin sends procedures to the API and everything else to the console.
-func splitAdmin(api, console http.Handler) http.Handler {
+// splitAdmin sends procedures to the API, what machines watch to ops, and everything else to the console.
+func splitAdmin(api, ops, console http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/gw.v1.") || strings.HasPrefix(r.URL.Path, "/grpc.") {
+		switch path := r.URL.Path; {
+		case strings.HasPrefix(path, "/gw.v1."), strings.HasPrefix(path, "/grpc."):
 			api.ServeHTTP(w, r)
-			return
+		case path == "/livez", path == "/readyz", path == "/metrics":
+			ops.ServeHTTP(w, r)
+		default:
+			console.ServeHTTP(w, r)
 		}
-		console.ServeHTTP(w, r)
 	})
 }
 
@@ -264,17 +328,26 @@ func (h *hub) principal(ctx context.Context, bearer string) (context.Context, st
 	return withBearer(ctx, bearer), p.User, nil
 }
 
-// urls returns where edges reach this hub.
-func (h *hub) urls() []string {
-	if len(h.config.Advertise) > 0 {
+// address returns the host:port at which edges and other hubs reach this one.
+func (h *hub) address() string {
+	if h.config.Advertise != "" {
 		return h.config.Advertise
 	}
-	address := h.edges.listener.Addr().(*net.TCPAddr)
-	host := address.IP.String()
-	if address.IP.IsUnspecified() {
+	bound := h.port.listener.Addr().(*net.TCPAddr)
+	host := bound.IP.String()
+	if bound.IP.IsUnspecified() {
 		host = outwardAddress()
 	}
-	return []string{"https://" + net.JoinHostPort(host, fmt.Sprint(address.Port))}
+	return net.JoinHostPort(host, fmt.Sprint(bound.Port))
+}
+
+// urls returns where edges reach the cluster: this hub first.
+func (h *hub) urls() []string {
+	urls := []string{"https://" + h.address()}
+	for _, address := range h.otherHubs() {
+		urls = append(urls, "https://"+address)
+	}
+	return urls
 }
 
 // outwardAddress returns the first address of this machine that others can reach, or 127.0.0.1.
@@ -291,8 +364,11 @@ func outwardAddress() string {
 	return "127.0.0.1"
 }
 
-// firstStart makes the first user and a join token, if there are no users.
+// firstStart makes the first user and a join token, if this hub alone is a cluster and there are no users.
 func (h *hub) firstStart(ctx context.Context) error {
+	if !h.store.Leading() {
+		return nil
+	}
 	for range h.store.State().Users() {
 		return nil
 	}
@@ -365,6 +441,7 @@ func (h *hub) run(ctx context.Context, serving func()) error {
 	}
 	g.Go(func() error { return h.services.Run(ctx) })
 	g.Go(func() error { return h.keepCertificate(ctx) })
+	g.Go(func() error { return h.keepMember(ctx) })
 	g.Go(func() error {
 		select {
 		case <-h.store.Failed():
@@ -388,33 +465,18 @@ func (h *hub) run(ctx context.Context, serving func()) error {
 	return err
 }
 
-// keepCertificate renews the hub's own certificate when two thirds of its life have passed.
-func (h *hub) keepCertificate(ctx context.Context) error {
-	for {
-		timer := time.NewTimer(hubCertificateTTL * 2 / 3)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-timer.C:
-			if err := h.renewCertificate(); err != nil {
-				h.log.Error("the hub's certificate was not renewed", "error", err)
-			}
-		}
-	}
-}
-
 // close closes what is open, in reverse order.
 func (h *hub) close() {
-	for _, s := range []*server{h.admin, h.edges} {
-		if s != nil {
-			s.listener.Close() // already closed after run
-		}
+	if h.admin != nil {
+		h.admin.listener.Close() // already closed after run
 	}
 	if h.store != nil {
 		if err := h.store.Close(); err != nil {
 			h.log.Error("the store was not closed cleanly", "error", err)
 		}
+	}
+	if h.port != nil {
+		h.port.close()
 	}
 }
 

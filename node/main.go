@@ -37,5 +37,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer, now func() ti
 		stop() // a second signal ends the process at once
 	}()
 	g := grammar{Hub: HubConfig{Now: now}, Edge: EdgeConfig{Now: now}, Dev: DevConfig{Now: now}}
-	return cli.Main(ctx, &g, args, &cli.Context{Stdin: stdin, Stdout: stdout, Stderr: stderr, Now: now, Version: Version()})
+	return cli.Main(ctx, &g, args, &cli.Context{
+		Stdin: stdin, Stdout: stdout, Stderr: stderr, Now: now, Version: Version(),
+		Recover: recoverHub, VerifyBackup: verifyBackup,
+	})
 }

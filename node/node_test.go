@@ -43,7 +43,7 @@ func startTogether(t *testing.T) *together {
 		t.Fatal(err)
 	}
 	e, err := openEdge(ctx, EdgeConfig{
-		DataDir: filepath.Join(dir, "edge"), ID: "edge-1", Hub: []string{h.edges.url()}, JoinToken: token,
+		DataDir: filepath.Join(dir, "edge"), ID: "edge-1", Hub: []string{h.urls()[0]}, JoinToken: token,
 		Listen: "127.0.0.1:0", OpsListen: "127.0.0.1:0", TokenTTL: time.Minute, AccessLog: "off",
 	}, io.Discard, log)
 	if err != nil {

@@ -1,0 +1,143 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"gw/raftstore"
+	"gw/rpc"
+	"gw/rpc/gwv1"
+	"gw/rpc/gwv1/gwv1connect"
+)
+
+const (
+	// joinRetry is the time between two attempts to be added.
+	joinRetry = time.Second
+	// membershipCheck is how often a hub looks whether it is still a member.
+	membershipCheck = 2 * time.Second
+)
+
+// errRemoved is what a hub stops with when it was taken out of its cluster.
+var errRemoved = errors.New("this hub was removed from its cluster, so it stops; to join again, start with an empty data directory and a new join token")
+
+// keepMember has the hub added to the cluster if it is not a member, and stops it once it was removed.
+func (h *hub) keepMember(ctx context.Context) error {
+	for {
+		wait := membershipCheck
+		switch member, err := h.isMember(); {
+		case err != nil:
+			h.log.Debug("the membership can't be read", "error", err)
+		case h.isRemoved():
+			return errRemoved
+		case !member:
+			wait = joinRetry
+			if err := h.askToBeAdded(ctx); err != nil {
+				if reasonOf(err) == rpc.ReasonRemoved {
+					return errRemoved
+				}
+				h.log.Warn("not added to the cluster yet", "error", err)
+			}
+		case h.store.LeaderContact() > 10*time.Second && h.othersSayRemoved(ctx):
+			return errRemoved
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (h *hub) isMember() (bool, error) {
+	members, err := h.store.Members()
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(members, func(m raftstore.Member) bool { return m.Self }), nil
+}
+
+func (h *hub) isRemoved() bool {
+	record, known := h.store.State().Hub(h.store.NodeID())
+	return known && record.Removed
+}
+
+// otherHubs returns the addresses of the hubs that this one has heard of, without its own.
+func (h *hub) otherHubs() []string {
+	var addresses []string
+	add := func(address string) {
+		if address != "" && address != h.address() && !slices.Contains(addresses, address) {
+			addresses = append(addresses, address)
+		}
+	}
+	_, leader := h.store.Leader()
+	add(leader)
+	for record := range h.store.State().Hubs() {
+		if !record.Removed {
+			add(record.Address)
+		}
+	}
+	for _, known := range h.knownHubs {
+		add(known.Address)
+	}
+	return addresses
+}
+
+// askToBeAdded asks every known hub, until the leader is among them, to add this one.
+func (h *hub) askToBeAdded(ctx context.Context) error {
+	err := errors.New("no other hub is known; start it with --join URL --token TOKEN")
+	for _, address := range h.otherHubs() {
+		if err = h.addAt(ctx, "https://"+address); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (h *hub) addAt(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	answer, err := h.hubClient(url).AddHub(ctx, &gwv1.AddHubRequest{Address: h.address(), Version: Version()})
+	if err != nil {
+		return fmt.Errorf("ask %s to be added: %w", url, err)
+	}
+	h.log.Info("added to the cluster, without a vote until caught up", "by", url, "hubs", len(answer.Hubs))
+	return nil
+}
+
+// othersSayRemoved reports whether a hub that can be reached says that this one was removed.
+func (h *hub) othersSayRemoved(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for _, address := range h.otherHubs() {
+		if _, err := h.hubClient("https://"+address).Describe(ctx, &gwv1.DescribeRequest{}); reasonOf(err) == rpc.ReasonRemoved {
+			return true
+		}
+	}
+	return false
+}
+
+func (h *hub) hubClient(url string) gwv1connect.HubServiceClient {
+	return gwv1connect.NewHubServiceClient(&http.Client{Transport: h.peers}, url)
+}
+
+// reasonOf returns the stable word that an error from the wire carries, "" if there is none.
+func reasonOf(err error) string {
+	var e *connect.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	for _, d := range e.Details() {
+		if value, err := d.Value(); err == nil {
+			if detail, ok := value.(*gwv1.ErrorDetail); ok {
+				return detail.Reason
+			}
+		}
+	}
+	return ""
+}
