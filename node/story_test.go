@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,10 +51,13 @@ func TestMain(m *testing.M) {
 
 // TestStories runs every story in testdata/story with real processes. Beside testscript's own commands they have:
 //
-//	hub start|kill|stop                 a hub; start signs in, so that gw commands work
+//	hub start|kill|stop [N] [FLAG…]     hub N, 1 if not given; another than the first joins it. start signs in, so that
+//	                                    gw commands work; they go to the hub started last, or named with "hub use N".
+//	                                    N may be "leader"
+//	cluster-is VOTERS TOLERANCE         how many hubs vote, and how many of them may fail: cluster-is 3 1
 //	edge start [FLAG…]|kill|stop        an edge; its first start takes a join token from the hub
 //	chat [-stream] MODEL TEXT           asks through the edge with the official SDK and $APP_TOKEN; prints the answer
-//	await SECONDS COMMAND…              repeats a command until it succeeds
+//	await SECONDS COMMAND…              repeats chat, edge-is, cluster-is or "gw …" until it succeeds
 //	edge-is CONNECTION SYNC             what the hub says of the edge: connected 'in sync'
 //	expand FILE…                        replaces $UPSTREAM and its like in files
 //	fields FILE VARIABLE=FIELD…         takes fields of a JSON file into the environment
@@ -65,24 +69,35 @@ func TestStories(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               setupStory,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"hub":     cmdHub,
-			"edge":    cmdEdge,
-			"chat":    cmdChat,
-			"await":   cmdAwait,
-			"edge-is": cmdEdgeIs,
-			"fields":  cmdFields,
-			"expand":  cmdExpand,
+			"hub":        cmdHub,
+			"edge":       cmdEdge,
+			"chat":       cmdChat,
+			"await":      cmdAwait,
+			"edge-is":    cmdEdgeIs,
+			"cluster-is": cmdClusterIs,
+			"fields":     cmdFields,
+			"expand":     cmdExpand,
 		},
 	})
 }
 
 // story is what the commands of one script share.
 type story struct {
-	hub, edge         *exec.Cmd
-	hubPort, edgePort int
-	adminPort         int
-	password          string
+	hubs     [maxHubs]storyHub
+	edge     *exec.Cmd
+	edgePort int
+	password string
 }
+
+const maxHubs = 3
+
+// storyHub is one hub, and where it listens for the whole story.
+type storyHub struct {
+	cmd             *exec.Cmd
+	port, adminPort int
+}
+
+func (h *storyHub) admin() string { return fmt.Sprintf("http://127.0.0.1:%d", h.adminPort) }
 
 type storyKey struct{}
 
@@ -92,7 +107,11 @@ func setupStory(env *testscript.Env) error {
 	const vendorKey = "sk-sample"
 	upstream := httptest.NewServer(sample.Handler(vendorKey))
 	s := &story{}
-	for _, port := range []*int{&s.hubPort, &s.adminPort, &s.edgePort} {
+	ports := []*int{&s.edgePort}
+	for i := range s.hubs {
+		ports = append(ports, &s.hubs[i].port, &s.hubs[i].adminPort)
+	}
+	for _, port := range ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
@@ -104,12 +123,14 @@ func setupStory(env *testscript.Env) error {
 	env.Setenv("UPSTREAM", upstream.URL)
 	env.Setenv("VENDOR_KEY", vendorKey)
 	env.Setenv("EDGE", fmt.Sprintf("http://127.0.0.1:%d", s.edgePort))
-	env.Setenv("GW_ADDR", fmt.Sprintf("http://127.0.0.1:%d", s.adminPort))
+	env.Setenv("GW_ADDR", s.hubs[0].admin())
 	env.Setenv("HOME", env.WorkDir)
 	env.Defer(func() {
 		upstream.Close()
 		end(s.edge, syscall.SIGKILL)
-		end(s.hub, syscall.SIGKILL)
+		for _, h := range s.hubs {
+			end(h.cmd, syscall.SIGKILL)
+		}
 	})
 	return nil
 }
@@ -159,29 +180,102 @@ func end(cmd *exec.Cmd, signal os.Signal) {
 
 func cmdHub(ts *testscript.TestScript, neg bool, args []string) {
 	s := storyOf(ts)
-	switch verb(ts, neg, args) {
+	do, flags := verb(ts, neg, args), args[1:]
+	n := 0
+	if len(flags) > 0 && !strings.HasPrefix(flags[0], "-") {
+		n, flags = s.hubNumber(ts, flags[0]), flags[1:]
+	}
+	h, name := &s.hubs[n], fmt.Sprintf("hub-%d", n+1)
+	switch do {
+	case "use":
+		ts.Setenv("GW_ADDR", h.admin())
 	case "kill":
-		end(s.hub, syscall.SIGKILL)
+		end(h.cmd, syscall.SIGKILL)
 	case "stop":
-		end(s.hub, syscall.SIGTERM)
-		if code := s.hub.ProcessState.ExitCode(); code != 0 {
-			ts.Fatalf("the hub exited with %d\n%s", code, ts.ReadFile("hub.log"))
+		end(h.cmd, syscall.SIGTERM)
+		if code := h.cmd.ProcessState.ExitCode(); code != 0 {
+			ts.Fatalf("%s exited with %d\n%s", name, code, ts.ReadFile(name+".log"))
 		}
 	case "start":
-		var lines []string
-		s.hub, lines = start(ts, "hub", nil, regexp.MustCompile(`an edge `), append([]string{"hub", "--data-dir", "hub",
-			"--listen", fmt.Sprintf("127.0.0.1:%d", s.hubPort), "--admin-listen", fmt.Sprintf("127.0.0.1:%d", s.adminPort),
-			"--heartbeat-interval", "1s"}, args[1:]...)...)
-		if m := regexp.MustCompile(`password (\S+)`).FindStringSubmatch(strings.Join(lines, "\n")); m != nil {
-			s.password = m[1]
-		}
-		access := gwv1connect.NewAccessServiceClient(http.DefaultClient, ts.Getenv("GW_ADDR"))
-		answer, err := access.SignIn(context.Background(), &gwv1.SignInRequest{User: "admin", Password: s.password})
-		ts.Check(err)
-		ts.Setenv("GW_TOKEN", answer.BearerToken)
+		s.startHub(ts, n, name, flags)
 	default:
-		ts.Fatalf("hub %s: want start, kill or stop", args[0])
+		ts.Fatalf("hub %s: want start, kill, stop or use", do)
 	}
+}
+
+// hubNumber reads "2" or "leader".
+func (s *story) hubNumber(ts *testscript.TestScript, text string) int {
+	if text == "leader" {
+		status, err := clusterStatus(ts)
+		ts.Check(err)
+		for _, hub := range status.Hubs {
+			for i := range s.hubs {
+				if hub.Id == status.LeaderId && strings.HasSuffix(hub.Address, fmt.Sprintf(":%d", s.hubs[i].port)) {
+					ts.Logf("the leader is hub %d", i+1)
+					return i
+				}
+			}
+		}
+		ts.Fatalf("no leader: %v", status)
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > maxHubs {
+		ts.Fatalf("hub %s: want 1 to %d, or leader", text, maxHubs)
+	}
+	return n - 1
+}
+
+func (s *story) startHub(ts *testscript.TestScript, n int, name string, flags []string) {
+	h := &s.hubs[n]
+	args := append([]string{"hub", "--data-dir", name, "--listen", fmt.Sprintf("127.0.0.1:%d", h.port),
+		"--admin-listen", fmt.Sprintf("127.0.0.1:%d", h.adminPort), "--heartbeat-interval", "1s"}, flags...)
+	if _, err := os.Stat(ts.MkAbs(name + "/hub.pb")); n > 0 && errors.Is(err, os.ErrNotExist) {
+		args = append(args, "--join", fmt.Sprintf("https://127.0.0.1:%d", s.hubs[0].port), "--token", s.joinToken(ts, "hub"))
+	}
+	cmd, lines := start(ts, name, nil, regexp.MustCompile(`an edge `), args...)
+	h.cmd = cmd
+	ts.Setenv("GW_ADDR", h.admin())
+	if n > 0 {
+		return // sessions are the cluster's
+	}
+	if m := regexp.MustCompile(`password (\S+)`).FindStringSubmatch(strings.Join(lines, "\n")); m != nil {
+		s.password = m[1]
+	}
+	access := gwv1connect.NewAccessServiceClient(http.DefaultClient, h.admin())
+	answer, err := access.SignIn(context.Background(), &gwv1.SignInRequest{User: "admin", Password: s.password})
+	ts.Check(err)
+	ts.Setenv("GW_TOKEN", answer.BearerToken)
+}
+
+func clusterStatus(ts *testscript.TestScript) (*gwv1.GetClusterStatusResponse, error) {
+	cluster := gwv1connect.NewClusterServiceClient(http.DefaultClient, ts.Getenv("GW_ADDR"), bearer(ts.Getenv("GW_TOKEN")))
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return cluster.GetClusterStatus(ctx, &gwv1.GetClusterStatusRequest{})
+}
+
+func cmdClusterIs(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: cluster-is VOTERS TOLERANCE")
+	}
+	if got, err := clusterIs(ts); (got == strings.Join(args, " ")) == neg {
+		ts.Fatalf("the cluster is %s (%v)", got, err)
+	}
+}
+
+// clusterIs returns how many hubs vote and how many may fail.
+func clusterIs(ts *testscript.TestScript) (string, error) {
+	status, err := clusterStatus(ts)
+	if err != nil {
+		return "", err
+	}
+	voters := 0
+	for _, h := range status.Hubs {
+		if h.Voter {
+			voters++
+		}
+	}
+	return fmt.Sprintf("%d %d", voters, status.FailureTolerance), nil
 }
 
 func cmdEdge(ts *testscript.TestScript, neg bool, args []string) {
@@ -198,7 +292,7 @@ func cmdEdge(ts *testscript.TestScript, neg bool, args []string) {
 		flags := []string{"edge", "--data-dir", "edge", "--id", "edge-1", "--listen", fmt.Sprintf("127.0.0.1:%d", s.edgePort),
 			"--ops-listen", "off", "--access-log", "access.log"}
 		if _, err := os.Stat(ts.MkAbs("edge/identity.pb")); errors.Is(err, os.ErrNotExist) {
-			flags = append(flags, "--hub", fmt.Sprintf("https://127.0.0.1:%d", s.hubPort), "--join-token", s.joinToken(ts))
+			flags = append(flags, "--hub", fmt.Sprintf("https://127.0.0.1:%d", s.hubs[0].port), "--join-token", s.joinToken(ts, "edge"))
 		}
 		s.edge, _ = start(ts, "edge", []string{clockVariable + "=" + ts.Getenv(clockVariable)}, nil, append(flags, args[1:]...)...)
 	default:
@@ -206,9 +300,9 @@ func cmdEdge(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func (s *story) joinToken(ts *testscript.TestScript) string {
+func (s *story) joinToken(ts *testscript.TestScript, role string) string {
 	access := gwv1connect.NewAccessServiceClient(http.DefaultClient, ts.Getenv("GW_ADDR"), bearer(ts.Getenv("GW_TOKEN")))
-	answer, err := access.CreateJoinToken(context.Background(), &gwv1.CreateJoinTokenRequest{})
+	answer, err := access.CreateJoinToken(context.Background(), &gwv1.CreateJoinTokenRequest{Role: role})
 	ts.Check(err)
 	return answer.Credential
 }
@@ -298,7 +392,6 @@ func edgeStates(ts *testscript.TestScript) (string, error) {
 	word := func(s, prefix string) string {
 		return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(s, prefix), "_", " "))
 	}
-	fmt.Fprintln(ts.Stdout(), answer.Edge)
 	return word(answer.Edge.Connection.String(), "CONNECTION_") + ", " + word(answer.Edge.Sync.String(), "SYNC_"), nil
 }
 
@@ -328,8 +421,14 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 		case "edge-is":
 			last, err = edgeStates(ts)
 			holds = err == nil && last == strings.Join(args[1:], ", ")
+		case "cluster-is":
+			last, err = clusterIs(ts)
+			holds = err == nil && last == strings.Join(args[1:], " ")
+		case "gw":
+			err = ts.Exec("gw", args[1:]...)
+			last, holds = "", err == nil
 		default:
-			ts.Fatalf("await %s: want chat or edge-is", args[0])
+			ts.Fatalf("await %s: want chat, edge-is, cluster-is or gw", args[0])
 		}
 		if holds == want {
 			ts.Logf("after %v", time.Since(began).Round(time.Millisecond))
@@ -337,7 +436,7 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		select {
 		case <-ctx.Done():
-			ts.Fatalf("not within %v: last %q, %v\nhub: %s\nedge: %s", limit, last, err, tail(ts, "hub.log"), tail(ts, "edge.log"))
+			ts.Fatalf("not within %v: last %q, %v\nhub: %s\nedge: %s", limit, last, err, tail(ts, "hub-1.log"), tail(ts, "edge.log"))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
