@@ -67,7 +67,7 @@ func (s *ClusterServer) statusOf(d described, commit uint64) *gwv1.HubStatus {
 	switch {
 	case d.LastContact >= 0:
 		h.LastContact = timestamppb.New(s.now().Add(-d.LastContact))
-	case d.LeaderContact != nil:
+	case d.DescribeResponse.GetLeaderContact() != nil:
 		h.LastContact = timestamppb.New(s.now().Add(-d.LeaderContact.AsDuration()))
 	}
 	return h
