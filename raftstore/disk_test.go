@@ -17,8 +17,19 @@ type faultyDisk struct {
 	disk
 	broken atomic.Pointer[error]
 	hang   chan struct{} // nil: no write hangs; else until it is closed
+	stall  atomic.Pointer[stall]
 	writes atomic.Int64
 }
+
+// stall is a hang that begins later.
+type stall struct{ reached, release chan struct{} }
+
+func (d *faultyDisk) hangWrites(release chan struct{}) {
+	d.stall.Store(&stall{make(chan struct{}, 1), release})
+}
+
+// awaitHang waits until a write hangs.
+func (d *faultyDisk) awaitHang() { <-d.stall.Load().reached }
 
 func (d *faultyDisk) fail(err error) { d.broken.Store(&err) }
 
@@ -26,6 +37,13 @@ func (d *faultyDisk) fault() error {
 	d.writes.Add(1)
 	if d.hang != nil {
 		<-d.hang
+	}
+	if s := d.stall.Load(); s != nil {
+		select {
+		case s.reached <- struct{}{}:
+		default:
+		}
+		<-s.release
 	}
 	if err := d.broken.Load(); err != nil {
 		return *err
