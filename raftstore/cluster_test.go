@@ -335,7 +335,9 @@ func TestSteadiness(t *testing.T) {
 }
 
 func TestRemovalThatWouldStopTheClusterIsRefused(t *testing.T) {
-	member := func(id string, contact time.Duration) Member { return Member{ID: id, Voter: true, LastContact: contact} }
+	member := func(id string, contact time.Duration) Member {
+		return Member{ID: id, Voter: true, LastContact: contact}
+	}
 	me := Member{ID: "me", Voter: true, Self: true}
 	for _, c := range []struct {
 		name    string

@@ -91,6 +91,14 @@ func (p *place) unmark(name string) error {
 	return os.Remove(filepath.Join(p.dir, name))
 }
 
+// discard removes a snapshot.
+func (p *place) discard(id string) error {
+	if p.dir == "" {
+		return nil
+	}
+	return os.RemoveAll(filepath.Join(p.dir, "snapshots", id))
+}
+
 // logSize is how many bytes the log's file takes.
 func (p *place) logSize() (int64, error) {
 	if p.dir == "" {

@@ -147,7 +147,9 @@ func (s *Store) recover(found Recovery, address string) error {
 		return err
 	}
 	logs := &logStore{disk: s.place.disk, failed: s.failed, patience: time.Minute}
-	snapshots := &snapshotStore{SnapshotStore: s.place.snapshots, failed: s.failed, metrics: s.metrics, written: func(uint64) {}}
+	snapshots := &snapshotStore{
+		SnapshotStore: s.place.snapshots, failed: s.failed, metrics: s.metrics, discard: s.place.discard, written: func(uint64) {},
+	}
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(address))
 	self := raft.Server{ID: raft.ServerID(s.id), Address: raft.ServerAddress(address), Suffrage: raft.Voter}
 	fsm := newMachine(s.failed)

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -17,6 +18,8 @@ type snapshotStore struct {
 	raft.SnapshotStore
 	failed  *latch
 	metrics *metrics
+	// discard takes a snapshot away for good: Raft doesn't start with one that is its only and that it can't read.
+	discard func(id string) error
 	// written is told the index of the members' configuration in each snapshot.
 	written func(configuration uint64)
 }
@@ -63,7 +66,7 @@ func (s *snapshotSink) Close() error {
 	}
 	s.ended = true
 	if err := s.verify(); err != nil {
-		err = fmt.Errorf("verify snapshot %s: %w", s.ID(), err)
+		err = errors.Join(fmt.Errorf("verify snapshot %s: %w", s.ID(), err), s.store.discard(s.ID()))
 		s.store.failed.set(err)
 		return err
 	}

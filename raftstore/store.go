@@ -218,7 +218,8 @@ func (s *Store) startRaft() (alone bool, err error) {
 		return false, err
 	}
 	snapshots := &snapshotStore{
-		SnapshotStore: s.place.snapshots, failed: s.failed, metrics: s.metrics, written: s.machine.configured.Store,
+		SnapshotStore: s.place.snapshots, failed: s.failed, metrics: s.metrics, discard: s.place.discard,
+		written: s.machine.configured.Store,
 	}
 	if kept, err := snapshots.List(); err != nil {
 		return false, err
