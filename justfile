@@ -21,6 +21,15 @@ test:
 dev *args:
     go run . dev {{args}}
 
+# Three hubs and three edges on loopback.
+cluster *args:
+    go run . dev --hubs 3 --edges 3 --data "$(mktemp -d)" {{args}}
+
+# Kills, pauses, cuts and fills hubs, in virtual time and with real processes, for long.
+chaos seeds='1000':
+    GW_CHAOS_SEEDS={{seeds}} go test -count=1 -timeout 4h -run '^TestVirtual' ./raftstore
+    GW_CHAOS=long go test -count=1 -timeout 1h -run '^TestChaos' ./node
+
 # Builds the static, stripped binary.
 build:
     CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o gw .

@@ -33,6 +33,8 @@ type DevConfig struct {
 	EdgeListen     string     `default:"127.0.0.1:8080" placeholder:"ADDR" help:"Address callers are served on."`
 	OpsListen      string     `default:"127.0.0.1:9090" placeholder:"ADDR" help:"Address of the edge's /livez, /readyz and /metrics."`
 	UpstreamListen string     `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address of the sample upstream."`
+	Hubs           int        `default:"1" help:"Hubs to run; all but the first are processes of their own."`
+	Edges          int        `default:"1" help:"Edges to run; all but the first are processes of their own."`
 	LogLevel       slog.Level `default:"warn" help:"Least level logged: debug, info, warn or error."`
 
 	// Now is the clock; nil: time.Now.
@@ -43,7 +45,8 @@ type DevConfig struct {
 func (*DevConfig) Examples() string {
 	return `
 gw dev
-gw dev --data /tmp/try --edge-listen 127.0.0.1:8888`
+gw dev --hubs 3 --edges 3
+gw dev --data ./try --edge-listen 127.0.0.1:8888`
 }
 
 // Run runs the development process until ctx ends.
@@ -80,11 +83,15 @@ type dev struct {
 	hub       *hub
 	edge      *edge
 	file      devFile
+	children  []child
 }
 
 func runDev(ctx context.Context, c DevConfig, stdout io.Writer, log *slog.Logger) error {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if _, err := os.Stat(filepath.Join(c.Data, "hub")); err == nil && c.Hubs > 1 {
+		return usage("several hubs are started afresh: delete %s or give another directory with --data", c.Data)
 	}
 	d := &dev{config: c, log: log, vendorKey: rand.Text()}
 	if err := d.readFile(); err != nil {
@@ -102,10 +109,13 @@ func runDev(ctx context.Context, c DevConfig, stdout io.Writer, log *slog.Logger
 		err = d.awaitRelease(d.hub.asHub(ctx))
 	}
 	if err == nil {
+		err = d.startMore(ctx, g)
+	}
+	if err == nil {
 		err = d.writeFile()
 	}
 	if err == nil {
-		fmt.Fprint(stdout, d.welcome())
+		fmt.Fprint(stdout, d.welcome()+d.describeChildren())
 	}
 	g.Go(func() error { return err })
 	return g.Wait()
