@@ -71,9 +71,6 @@ func (s *server) shutdown(grace time.Duration) {
 	s.listener.Close() // for a server that never served
 }
 
-// port returns the port the server listens on.
-func (s *server) port() int { return s.listener.Addr().(*net.TCPAddr).Port }
-
 // url returns the server's address as a person on this machine reaches it.
 func (s *server) url() string {
 	scheme := "http"
