@@ -142,8 +142,7 @@ var reference = regexp.MustCompile(`url\(([a-z0-9./-]+)\)`)
 // link replaces the names in a style sheet's url() by hashed ones. Files lie beside one another, so no path is needed.
 func (s *set) link(css []byte) []byte {
 	return reference.ReplaceAllFunc(css, func(m []byte) []byte {
-		name := string(reference.FindSubmatch(m)[1])
-		return []byte("url(" + s.names[name] + ")")
+		return []byte("url(" + s.names[string(reference.FindSubmatch(m)[1])] + ")")
 	})
 }
 
