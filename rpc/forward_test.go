@@ -206,7 +206,8 @@ func TestACallHeldDuringAnElectionIsServed(t *testing.T) {
 		_, err := hubs[1].hub.Authenticate(t.Context(), token)
 		return err == nil
 	})
-	hubs[0].kill()
+	before := hubs[1].store.Term()
+	hubs[0].port.sever()
 	began := time.Now()
 	a, body := hubs[1].post(http.DefaultClient, hubs[1].admin, gwv1connect.ConfigServiceApplyResourcesProcedure, token,
 		`{"resources":[{"kind":"API","metadata":{"name":"late"},"spec":{"paths":["/late"],"upstreams":[{"url":"http://127.0.0.1:9"}]}}]}`)
@@ -215,6 +216,9 @@ func TestACallHeldDuringAnElectionIsServed(t *testing.T) {
 	}
 	if !hubs[1].has("late") {
 		t.Error("not there at once")
+	}
+	if hubs[1].store.Term() == before {
+		t.Error("served without an election")
 	}
 	if index, err := strconv.ParseUint(a.Header.Get(headerIndex), 10, 64); err != nil || index == 0 {
 		t.Errorf("%s: %q", headerIndex, a.Header.Get(headerIndex))

@@ -41,6 +41,7 @@ type testHub struct {
 	peers       *http.Transport
 	metrics     *prometheus.Registry
 	log         *lockedBuffer
+	meddle      atomic.Pointer[func(*http.Response)]      // with what other hubs answer
 	compile     atomic.Pointer[func(ctx context.Context)] // called by each compile
 	admin       string                                    // base URL
 	end         sync.Once
@@ -104,7 +105,7 @@ func (h *testHub) begin(ca *identity.CA) {
 			return nil
 		},
 		HubURLs: func() []string { return []string{"https://" + h.port.address()} },
-		Address: h.port.address(), Version: "test", ClusterKey: h.key, PeerTransport: h.peers, DialHub: h.dial,
+		Address: h.port.address(), Version: "test", ClusterKey: h.key, PeerTransport: h, DialHub: h.dial,
 		Membership: raftstore.MembershipConfig{Settle: time.Millisecond}, Metrics: h.metrics,
 	})
 	must(h.t, err)
@@ -153,13 +154,33 @@ func (h *testHub) transport(alpn string) *http.Transport {
 	t := &http.Transport{
 		TLSClientConfig: identity.HubClientTLS(h.ca.Certificate, h.ca.ClusterID(), h.certificate.Load, alpn), Protocols: new(http.Protocols),
 	}
+	if h.port != nil {
+		t.DialContext = h.port.dial
+	}
 	t.Protocols.SetHTTP2(true)
 	return t
 }
 
+// RoundTrip implements http.RoundTripper for calls to other hubs.
+func (h *testHub) RoundTrip(r *http.Request) (*http.Response, error) {
+	a, err := h.peers.RoundTrip(r)
+	if f := h.meddle.Load(); f != nil && err == nil {
+		(*f)(a)
+	}
+	return a, err
+}
+
 func (h *testHub) dial(ctx context.Context, address string) (net.Conn, error) {
-	d := &tls.Dialer{Config: identity.HubClientTLS(h.ca.Certificate, h.ca.ClusterID(), h.certificate.Load, identity.RaftALPN)}
-	return d.DialContext(ctx, "tcp", address)
+	c, err := h.port.dial(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	secure := tls.Client(c, identity.HubClientTLS(h.ca.Certificate, h.ca.ClusterID(), h.certificate.Load, identity.RaftALPN))
+	if err := secure.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return secure, nil
 }
 
 // raftStream is a port's part for Raft.
@@ -236,6 +257,22 @@ func (p *testPort) accept() {
 	}
 }
 
+// dial connects to another hub, unless the port is severed.
+func (p *testPort) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conns == nil {
+		c.Close()
+		return nil, net.ErrClosed
+	}
+	p.conns[c] = true
+	return c, nil
+}
+
 // pass hands a connection to who its protocol is for.
 func (p *testPort) pass(c net.Conn) {
 	secure := tls.Server(c, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -264,7 +301,7 @@ func (p *testPort) pass(c net.Conn) {
 	}
 }
 
-// sever closes every connection at once, as the death of the process would.
+// sever closes every connection at once, and makes no more, as the death of the process would.
 func (p *testPort) sever() {
 	p.listener.Close()
 	p.mu.Lock()
@@ -314,6 +351,15 @@ func (h *testHub) url() string { return "https://" + h.port.address() }
 // join starts a hub that joins by a call to another one.
 func (h *testHub) join(token identity.JoinToken) *testHub {
 	h.t.Helper()
+	n := h.enrol(token)
+	_, err := n.toHub(h).AddHub(h.t.Context(), &gwv1.AddHubRequest{Address: n.port.address(), Version: "test"})
+	must(h.t, err)
+	return n
+}
+
+// enrol starts a hub that has joined by a call to another one, and is not added yet.
+func (h *testHub) enrol(token identity.JoinToken) *testHub {
+	h.t.Helper()
 	n := openHub(h.t, true)
 	a, err := gwv1connect.NewHubServiceClient(h.stranger(), h.url()).Join(h.t.Context(), joinRequest(h.t, token, n.id))
 	must(h.t, err)
@@ -323,8 +369,6 @@ func (h *testHub) join(token identity.JoinToken) *testHub {
 	ca, err := OpenCA(n.sealer, &gwv1.ClusterRecord{ClusterId: a.ClusterId, CaCertificate: a.CaCertificate, SealedCaKey: a.SealedCaKey})
 	must(h.t, err)
 	n.begin(ca)
-	_, err = n.toHub(h).AddHub(h.t.Context(), &gwv1.AddHubRequest{Address: n.port.address(), Version: "test"})
-	must(h.t, err)
 	return n
 }
 
