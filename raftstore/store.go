@@ -50,6 +50,7 @@ type Config struct {
 
 	// For tests: 0 and nil are what is written in raftConfig, open and found.
 	snapshotThreshold, trailingLogs uint64
+	snapshotInterval                time.Duration
 	diskSpace                       func(dir string) (free, total uint64, err error)
 	alterCommand                    func(*gwv1.Command) *gwv1.Command
 	wrapDisk                        func(disk) disk
@@ -202,6 +203,9 @@ func (s *Store) raftConfig() *raft.Config {
 	c.SnapshotThreshold, c.SnapshotInterval, c.TrailingLogs = 8192, 60*time.Second, 10240
 	if s.config.snapshotThreshold > 0 {
 		c.SnapshotThreshold, c.TrailingLogs = s.config.snapshotThreshold, s.config.trailingLogs
+	}
+	if s.config.snapshotInterval > 0 {
+		c.SnapshotInterval = s.config.snapshotInterval
 	}
 	c.NoLegacyTelemetry = true
 	return c
