@@ -168,8 +168,14 @@ func (b *BackupSave) receive(ctx context.Context, c *Context, h *hub, w io.Write
 			return nil, fmt.Errorf("save the backup: %w", err)
 		}
 		show.step(got.size)
+		if ctx.Err() != nil { // what is on its way already must not make it whole
+			return nil, context.Cause(ctx)
+		}
 	}
 	if err := stream.Err(); err != nil {
+		if got.size > 0 && detailOf(err) == nil && ctx.Err() == nil {
+			return nil, fmt.Errorf("the backup broke off after %s: %w; what came is not whole", byteSize(got.size), err)
+		}
 		return nil, &hubError{h.url.String(), err}
 	}
 	if got.size == 0 {

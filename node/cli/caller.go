@@ -2,11 +2,16 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
+	"syscall"
 	"time"
 
 	"connectrpc.com/connect"
 
+	"gw/rpc/gwv1"
 	"gw/rpc/gwv1/gwv1connect"
 )
 
@@ -57,14 +62,18 @@ func (k *caller) repeat(ctx context.Context, req connect.AnyRequest, next connec
 		if err == nil {
 			return res, nil
 		}
+		if answerLost(req.Spec(), err) {
+			err = unknownOutcome(err)
+		}
 		reason := detailOf(err).GetReason()
 		if connect.CodeOf(err) == connect.CodeUnavailable && reason == "unknown_outcome" {
 			unknown = err
 		}
-		if !mayRepeat(req.Spec(), err) || time.Since(start)+pause > k.patience() {
-			// What a hub refuses for another reason was looked up by its key; what says nothing of the outcome leaves it
-			// as unknown as it was.
-			if unknown != nil && (reason == "" || again[reason]) {
+		// What a hub refuses for another reason was looked up by its key. What tells nothing leaves the outcome as unknown
+		// as it was.
+		known := unknown == nil || reason != "" && !again[reason]
+		if known && !mayRepeat(err) || time.Since(start)+pause > k.patience() || once[req.Spec().Procedure] {
+			if !known {
 				err = unknown
 			}
 			return nil, err
@@ -84,13 +93,27 @@ func (k *caller) repeat(ctx context.Context, req connect.AnyRequest, next connec
 // again are the reasons that pass when there is a leader.
 var again = map[string]bool{"not_proposed": true, "unknown_outcome": true, "not_leader": true}
 
-// mayRepeat tells whether the same call can succeed in a moment, and do no more than once what it does.
-func mayRepeat(spec connect.Spec, err error) bool {
-	if connect.CodeOf(err) != connect.CodeUnavailable || !again[detailOf(err).GetReason()] {
-		return false
+// once are the calls that write nothing that could carry their key, so that a second attempt may do a second thing.
+var once = map[string]bool{gwv1connect.ClusterServiceTransferLeadershipProcedure: true}
+
+// mayRepeat tells whether the same call can succeed in a moment.
+func mayRepeat(err error) bool {
+	return connect.CodeOf(err) == connect.CodeUnavailable && again[detailOf(err).GetReason()]
+}
+
+// answerLost tells whether the connection broke after a change may have arrived.
+func answerLost(spec connect.Spec, err error) bool {
+	return spec.IdempotencyLevel != connect.IdempotencyNoSideEffects && detailOf(err) == nil &&
+		(errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE))
+}
+
+// unknownOutcome returns err as what a hub says when it can't tell what became of a change.
+func unknownOutcome(err error) error {
+	unknown := connect.NewError(connect.CodeUnavailable, fmt.Errorf("the connection broke before there was an answer: %w", err))
+	if detail, err := connect.NewErrorDetail(&gwv1.ErrorDetail{Reason: "unknown_outcome"}); err == nil {
+		unknown.AddDetail(detail)
 	}
-	// It writes nothing that could carry the key: a second attempt would move leadership a second time.
-	return spec.Procedure != gwv1connect.ClusterServiceTransferLeadershipProcedure
+	return unknown
 }
 
 func (k *caller) patience() time.Duration {
@@ -102,7 +125,7 @@ func (k *caller) patience() time.Duration {
 
 func (k *caller) tellRepeat() {
 	if !k.toldRepeat && k.context.isTerminal(k.context.Stderr) {
-		k.context.say("The cluster has no leader right now. Trying again…")
+		k.context.say("The cluster can't take that right now. Trying again…")
 	}
 	k.toldRepeat = true
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +28,8 @@ type grammar struct{ cli.Commands }
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"gw": func() {
-			c := &cli.Context{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Now: func() time.Time { return now }, Version: "v1.2.3"}
+			c := &cli.Context{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Now: func() time.Time { return now }, Version: "v1.2.3",
+				Patience: 400 * time.Millisecond, Recover: fakeRecover, VerifyBackup: fakeVerify}
 			os.Exit(cli.Main(context.Background(), new(grammar), os.Args[1:], c))
 		},
 	})
@@ -39,7 +43,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "", // rewrites the files that cmp compares with
 		Setup: func(e *testscript.Env) error {
 			h := newFakeHub()
-			server := httptest.NewServer(h)
+			server := serve(h)
 			e.Defer(server.Close)
 			e.Values[hubKey{}] = h
 			e.Setenv("HUB", server.URL)
@@ -57,6 +61,17 @@ func TestScripts(t *testing.T) {
 }
 
 type hubKey struct{}
+
+// serve serves a hub's plain listener, as a hub does.
+func serve(h http.Handler) *httptest.Server {
+	server := httptest.NewUnstartedServer(h)
+	server.Config.Protocols = new(http.Protocols)
+	server.Config.Protocols.SetHTTP1(true)
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // connections are cut here on purpose
+	server.Start()
+	return server
+}
 
 // codeCommand runs a command that must exit with a code.
 func codeCommand(ts *testscript.TestScript, neg bool, args []string) {
@@ -80,6 +95,17 @@ func codeCommand(ts *testscript.TestScript, neg bool, args []string) {
 //	                      what WatchPush sends: a JSON array of messages, the next FILE the next time, the last for ever;
 //	                      with "hold" the stream stays open after them
 //	hub refuse METHOD CODE REASON MESSAGE [KIND/NAME FIELD WHAT EXPECTED]
+//	hub falter N METHOD REASON [lost]
+//	                      the next N calls are unavailable; with "lost" the first of them is done all the same,
+//	                      and with the REASON "cut" its connection ends without an answer
+//	hub cluster FILE      what GetClusterStatus answers
+//	hub age AGE           what stale reads carry as Gw-Age
+//	hub make FILE CLUSTER FILLER
+//	                      writes a sound backup with so much filler in it
+//	hub backup FILE [cut|empty]
+//	                      what Backup sends; cut in the middle, or not at all
+//	hub restored FILE     compares FILE with what Restore was sent
+//	hub refuse METHOD ok  no more
 //	hub log FILE          writes the calls so far to a file and forgets them
 func hubCommand(ts *testscript.TestScript, neg bool, args []string) {
 	h := ts.Value(hubKey{}).(*fakeHub)
@@ -112,6 +138,10 @@ func hubCommand(ts *testscript.TestScript, neg bool, args []string) {
 			h.progress = append(h.progress, list)
 		}
 	case "refuse":
+		if args[2] == "ok" {
+			delete(h.refusals, args[1])
+			break
+		}
 		var code connect.Code
 		ts.Check(code.UnmarshalText([]byte(args[2])))
 		var violations []*gwv1.Violation
@@ -120,6 +150,29 @@ func hubCommand(ts *testscript.TestScript, neg bool, args []string) {
 			violations = append(violations, &gwv1.Violation{Kind: kind, Namespace: "default", Name: name, Field: args[6], Code: "invalid", Message: args[7], Expected: args[8]})
 		}
 		h.refusals[args[1]] = refusal(code, args[3], args[4], violations...)
+	case "falter":
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		h.falters[args[2]] = &falter{left: n, err: refusal(connect.CodeUnavailable, args[3], "there is no leader"), lost: len(args) > 4}
+	case "cluster":
+		h.status = new(gwv1.GetClusterStatusResponse)
+		ts.Check(unmarshal(ts.ReadFile(args[1]), h.status))
+	case "age":
+		h.staleAge = args[1]
+	case "make":
+		filler, err := strconv.Atoi(args[3])
+		ts.Check(err)
+		info := cli.BackupInfo{ClusterID: args[2], Epoch: 2, Index: 41, Resources: 7, Releases: 6, Apps: 5, Tokens: 4, Secrets: 3, Edges: 2, Users: 1}
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), fakeBackup(info, filler), 0o600))
+	case "backup":
+		h.backup, h.cut = []byte(ts.ReadFile(args[1])), slices.Contains(args, "cut")
+		if slices.Contains(args, "empty") {
+			h.backup = nil
+		}
+	case "restored":
+		if want := ts.ReadFile(args[1]); want != string(h.restored) {
+			ts.Fatalf("the hub has restored %d bytes, want %d", len(h.restored), len(want))
+		}
 	case "log":
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(h.log, "\n")+"\n"), 0o600))
 		h.log = nil

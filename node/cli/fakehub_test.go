@@ -33,11 +33,14 @@ type fakeHub struct {
 	gwv1connect.UnimplementedReleaseServiceHandler
 	gwv1connect.UnimplementedFleetServiceHandler
 	gwv1connect.UnimplementedAccessServiceHandler
+	gwv1connect.UnimplementedClusterServiceHandler
 
 	mu       sync.Mutex
 	log      []string
-	refusals map[string]error // method → what it is refused with
-	keys     map[string]bool  // idempotency keys seen
+	refusals map[string]error               // method → what it is refused with
+	keys     map[string]bool                // idempotency keys seen
+	falters  map[string]*falter             // method → how it fails first
+	done     map[string]connect.AnyResponse // idempotency key → the answer that got lost
 
 	saved, released map[resource.Key]*gwv1.Resource
 	releases        []*gwv1.Release // newest first
@@ -48,10 +51,21 @@ type fakeHub struct {
 	tokens          []*gwv1.Token
 	secrets         []*gwv1.Secret
 	joinTokens      []*gwv1.JoinToken
+	fakeCluster
+}
+
+// falter is a method's failures before it works.
+type falter struct {
+	left int
+	err  error
+	// lost: the first call is done, and its answer lost.
+	lost bool
+	// key is that of the first call, which the next ones must have.
+	key string
 }
 
 func newFakeHub() *fakeHub {
-	return &fakeHub{refusals: map[string]error{}, keys: map[string]bool{}, saved: map[resource.Key]*gwv1.Resource{}, released: map[resource.Key]*gwv1.Resource{}}
+	return &fakeHub{refusals: map[string]error{}, keys: map[string]bool{}, falters: map[string]*falter{}, done: map[string]connect.AnyResponse{}, saved: map[resource.Key]*gwv1.Resource{}, released: map[resource.Key]*gwv1.Resource{}}
 }
 
 // ServeHTTP implements http.Handler.
@@ -62,6 +76,11 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mux.Handle(gwv1connect.NewReleaseServiceHandler(h, options))
 	mux.Handle(gwv1connect.NewFleetServiceHandler(h, options))
 	mux.Handle(gwv1connect.NewAccessServiceHandler(h, options))
+	mux.Handle(gwv1connect.NewClusterServiceHandler(h, options))
+	if path.Base(r.URL.Path) == "Restore" && r.ProtoMajor != 2 {
+		http.Error(w, "Restore was called over "+r.Proto, http.StatusHTTPVersionNotSupported)
+		return
+	}
 	mux.ServeHTTP(w, r)
 }
 
@@ -70,8 +89,45 @@ func (h *fakeHub) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		if err := h.admit(req.Spec(), req.Header(), req.Any().(proto.Message)); err != nil {
 			return nil, err
 		}
-		return next(ctx, req)
+		res, err := h.answer(ctx, req, next)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if err == nil && h.staleAge != "" && req.Header().Get("Gw-Consistency") == "stale" {
+			res.Header().Set("Gw-Age", h.staleAge)
+		}
+		return res, err
 	}
+}
+
+// answer calls the handler, unless the method falters or has done this before.
+func (h *fakeHub) answer(ctx context.Context, req connect.AnyRequest, next connect.UnaryFunc) (connect.AnyResponse, error) {
+	key, method := req.Header().Get("Idempotency-Key"), path.Base(req.Spec().Procedure)
+	h.mu.Lock()
+	f, done := h.falters[method], h.done[key]
+	fails := f != nil && f.left > 0
+	if fails {
+		f.left--
+	} else {
+		delete(h.falters, method)
+	}
+	h.mu.Unlock()
+	switch {
+	case fails && (!f.lost || done != nil):
+		return nil, f.err
+	case done != nil:
+		return done, nil
+	}
+	res, err := next(ctx, req)
+	if err == nil && fails {
+		h.mu.Lock()
+		h.done[key] = res
+		h.mu.Unlock()
+		if detail, err := f.err.(*connect.Error).Details()[0].Value(); err == nil && detail.(*gwv1.ErrorDetail).Reason == "cut" {
+			panic(http.ErrAbortHandler)
+		}
+		return nil, f.err
+	}
+	return res, err
 }
 
 func (h *fakeHub) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
@@ -105,9 +161,21 @@ func (h *fakeHub) admit(spec connect.Spec, header http.Header, req proto.Message
 		data, _ = json.Marshal(same)
 		line += " " + string(data)
 	}
+	if header.Get("Gw-Consistency") == "stale" {
+		line += " stale"
+	}
 	h.log = append(h.log, line)
 	key := header.Get("Idempotency-Key")
-	if mutates := spec.IdempotencyLevel != connect.IdempotencyNoSideEffects && spec.StreamType == connect.StreamTypeUnary; mutates && (len(key) != 32 || h.keys[key]) {
+	if f := h.falters[method]; f != nil && mutating(spec) {
+		if f.key != "" && f.key != key {
+			return refusal(connect.CodeInvalidArgument, "bad_key", "a repeated call has another idempotency key")
+		}
+		if f.key != "" {
+			delete(h.keys, key)
+		}
+		f.key = key
+	}
+	if mutating(spec) && (len(key) != 32 || h.keys[key]) {
 		return refusal(connect.CodeInvalidArgument, "bad_key", fmt.Sprintf("idempotency key %q is missing or used", key))
 	}
 	h.keys[key] = true
@@ -115,6 +183,10 @@ func (h *fakeHub) admit(spec connect.Spec, header http.Header, req proto.Message
 		return refusal(connect.CodeUnauthenticated, "unauthenticated", "the token is not valid")
 	}
 	return h.refusals[method]
+}
+
+func mutating(spec connect.Spec) bool {
+	return spec.IdempotencyLevel != connect.IdempotencyNoSideEffects && spec.StreamType == connect.StreamTypeUnary
 }
 
 func refusal(code connect.Code, reason, message string, violations ...*gwv1.Violation) error {
@@ -439,9 +511,12 @@ func (h *fakeHub) DeleteSecret(context.Context, *gwv1.DeleteSecretRequest) (*gwv
 func (h *fakeHub) CreateJoinToken(_ context.Context, req *gwv1.CreateJoinTokenRequest) (*gwv1.CreateJoinTokenResponse, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	token := &gwv1.JoinToken{Id: "join1", Role: "edge", Namespace: orDefault(req.Namespace), Labels: req.Labels, MaxUses: max(1, req.MaxUses), CreatedAt: timestamppb.New(now), ExpiresAt: timestamppb.New(now.Add(time.Hour)), Ephemeral: req.Ephemeral}
+	token := &gwv1.JoinToken{Id: "join1", Role: req.Role, Namespace: orDefault(req.Namespace), Labels: req.Labels, MaxUses: max(1, req.MaxUses), CreatedAt: timestamppb.New(now), ExpiresAt: timestamppb.New(now.Add(time.Hour)), Ephemeral: req.Ephemeral}
 	if req.Unlimited {
 		token.MaxUses = 0
+	}
+	if req.Role == "hub" {
+		token.Namespace = ""
 	}
 	h.joinTokens = append(h.joinTokens, token)
 	return &gwv1.CreateJoinTokenResponse{JoinToken: token, Credential: "gwj_secret", HubUrls: []string{"https://10.0.0.1:50051", "https://10.0.0.2:50051"}}, nil

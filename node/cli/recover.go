@@ -8,7 +8,7 @@ import (
 // ClusterRecover is "gw cluster recover".
 type ClusterRecover struct {
 	DataDir string `required:"" placeholder:"DIR" help:"Data directory of the hub that shall go on alone. The hub must not run."`
-	Yes     bool   `short:"y" env:"-" help:"Don't ask."`
+	Yes     bool   `short:"y" help:"Don't ask."`
 }
 
 // Examples returns the examples of the command's help.
