@@ -138,6 +138,9 @@ func (h forwardedHeader) check() (forwarded, error) {
 	case h.User == "" && (h.Role != "" || len(h.Namespaces) > 0):
 		return f, errors.New("a role without a user")
 	}
+	if len(h.Namespaces) == 0 {
+		f.namespaces = nil
+	}
 	if h.User != "" {
 		role, err := ParseRole(h.Role)
 		if err != nil {
@@ -146,7 +149,7 @@ func (h forwardedHeader) check() (forwarded, error) {
 		f.role = role
 	}
 	if e := h.Edge; e != nil {
-		if e.Cluster == "" || !resource.ValidName(e.Namespace) || e.ID == "" || e.Serial == "" {
+		if e.Cluster == "" || !resource.ValidName(e.Namespace) || !resource.ValidName(e.ID) || e.Serial == "" {
 			return f, errors.New("an edge without a cluster, a namespace, an ID or a serial")
 		}
 		f.edge = &caller{

@@ -1,0 +1,221 @@
+package rpc
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	dto "github.com/prometheus/client_model/go"
+
+	"gw/rpc/gwv1"
+	"gw/rpc/gwv1/gwv1connect"
+	"gw/rpc/identity"
+)
+
+// proxied asks the hub that is called to pass calls on.
+type proxied struct{ http.RoundTripper }
+
+func (p proxied) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set(headerProxy, "allow")
+	return p.RoundTripper.RoundTrip(r)
+}
+
+// asEdge returns clients of a hub with an edge's certificate, without and with leave to pass calls on.
+func (h *testHub) asEdge(edge *http.Client) (direct, through gwv1connect.EdgeServiceClient) {
+	return gwv1connect.NewEdgeServiceClient(edge, h.url()),
+		gwv1connect.NewEdgeServiceClient(&http.Client{Transport: proxied{edge.Transport}}, h.url())
+}
+
+const edgeSession = "0123456789abcdef0123456789abcdef"
+
+func TestAnEdgeIsToldWhereTheLeaderIs(t *testing.T) {
+	hubs := newHubs(t, 3)
+	edge := hubs[0].enroll("e1")
+	direct, through := hubs[1].asEdge(edge)
+	beat := &gwv1.HeartbeatRequest{SessionId: edgeSession, Sequence: 1, Version: "1", Health: gwv1.Health_HEALTH_OK}
+	_, err := direct.Heartbeat(t.Context(), beat)
+	refused(t, err, connect.CodeUnavailable, ReasonNotLeader, "")
+	detail := (&harness{t: t}).refused(err, connect.CodeUnavailable, ReasonNotLeader, hubs[0].url())
+	if detail.LeaderUrl != hubs[0].url() {
+		t.Errorf("hint %q, want %q", detail.LeaderUrl, hubs[0].url())
+	}
+	stream, err := direct.Watch(t.Context(), &gwv1.WatchRequest{SessionId: edgeSession})
+	must(t, err)
+	if stream.Receive() {
+		t.Error("a follower served a stream")
+	}
+	if d := (&harness{t: t}).refused(stream.Err(), connect.CodeUnavailable, ReasonNotLeader, ""); d.LeaderUrl != hubs[0].url() {
+		t.Errorf("hint %q", d.LeaderUrl)
+	}
+	if _, err := through.Heartbeat(t.Context(), beat); err != nil {
+		t.Fatal(err)
+	}
+	live := hubs[0].fleet.Live("e1")
+	if live == nil || !strings.HasPrefix(live.Address, "127.0.0.1:") || live.Certificate.Serial == "" || live.Certificate.NotAfter.Before(time.Now()) {
+		t.Errorf("the leader heard %+v", live)
+	}
+	if hubs[1].fleet.Live("e1") != nil {
+		t.Error("the follower remembers the edge")
+	}
+}
+
+// An edge that has no certificate yet, and reaches only a follower, enrols through it.
+func TestAnEdgeEnrolsThroughAFollower(t *testing.T) {
+	hubs := newHubs(t, 3)
+	made, err := hubs[0].hub.Access.CreateJoinToken(hubs[0].asAdmin(), &gwv1.CreateJoinTokenRequest{})
+	must(t, err)
+	token, err := identity.ParseJoinToken(made.Credential)
+	must(t, err)
+	request := enrolment(t, token, "e9")
+	client := hubs[1].stranger()
+	_, err = gwv1connect.NewEdgeServiceClient(client, hubs[1].url()).Enroll(t.Context(), request)
+	refused(t, err, connect.CodeUnavailable, ReasonNotLeader, "")
+	a, err := gwv1connect.NewEdgeServiceClient(&http.Client{Transport: proxied{client.Transport}}, hubs[1].url()).Enroll(t.Context(), request)
+	must(t, err)
+	if a.Namespace != "default" {
+		t.Errorf("enrolled in %q", a.Namespace)
+	}
+	if _, ok := hubs[1].store.State().Edge("e9"); !ok {
+		t.Error("the follower that passed it on does not know the edge")
+	}
+}
+
+func TestStreamsEndWithTheLeadership(t *testing.T) {
+	hubs := newHubs(t, 3)
+	leader := hubs[0]
+	edge := leader.enroll("e1")
+	direct, _ := leader.asEdge(edge)
+	_, through := hubs[1].asEdge(edge)
+	streams := map[string]*connect.ServerStreamForClient[gwv1.WatchResponse]{}
+	for name, client := range map[string]gwv1connect.EdgeServiceClient{"direct": direct, "through a follower": through} {
+		s, err := client.Watch(t.Context(), &gwv1.WatchRequest{SessionId: edgeSession})
+		must(t, err)
+		defer s.Close()
+		for s.Receive() && s.Msg().GetTick() == nil {
+		}
+		if s.Msg().GetTick().GetClusterId() != leader.ca.ClusterID() {
+			t.Fatalf("%s: no tick, %v", name, s.Err())
+		}
+		streams[name] = s
+	}
+	before := time.Now()
+	must(t, leader.store.TransferLeadership(t.Context(), hubs[2].id))
+	for name, s := range streams {
+		for s.Receive() {
+		}
+		refused(t, s.Err(), connect.CodeUnavailable, ReasonNotLeader, "")
+		if took := time.Since(before); took > TickInterval/2 {
+			t.Errorf("%s: the stream ended only after %v", name, took)
+		}
+	}
+	eventually(t, "the new leader's grace period has begun", func() bool { return hubs[2].fleet.LeaderSince().After(before) })
+	eventually(t, "the old one has forgotten", func() bool { return leader.fleet.Live("e1") == nil })
+	direct, _ = hubs[2].asEdge(edge)
+	if _, err := direct.Heartbeat(t.Context(), &gwv1.HeartbeatRequest{SessionId: edgeSession, Sequence: 2, Health: gwv1.Health_HEALTH_OK}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A read that is content with a follower's state is told what that can't know.
+func TestAFollowerSaysThatItHearsNoEdges(t *testing.T) {
+	hubs := newHubs(t, 3)
+	token := hubs[0].user("ann", RoleViewer)
+	hubs[0].enroll("e1")
+	eventually(t, "the follower knows of the edge and the token", func() bool {
+		_, ok := hubs[1].store.State().Edge("e1")
+		_, err := hubs[1].hub.Authenticate(t.Context(), token)
+		return ok && err == nil
+	})
+	a, body := hubs[1].post(http.DefaultClient, hubs[1].admin, gwv1connect.FleetServiceListEdgesProcedure, token, "{}", headerConsistency, "stale")
+	if a.Header.Get(headerAge) == "" || !strings.Contains(body, "only the leader hears edges") {
+		t.Errorf("age %q, %s", a.Header.Get(headerAge), body)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	hubs := newHubs(t, 3)
+	leader, follower := hubs[0], hubs[1]
+	token := leader.user("ann", RoleAdmin)
+	direct, _ := leader.asEdge(leader.enroll("e1"))
+	_, err := direct.Heartbeat(t.Context(), &gwv1.HeartbeatRequest{SessionId: edgeSession, Sequence: 1, Health: gwv1.Health_HEALTH_OK})
+	must(t, err)
+	follower.post(http.DefaultClient, follower.admin, gwv1connect.AccessServiceCreateAppProcedure, token, `{"app":{"name":"web"}}`)
+	leader.post(http.DefaultClient, leader.admin, gwv1connect.AccessServiceCreateAppProcedure, "", `{}`)
+	leader.post(http.DefaultClient, leader.admin, "/gw.v1.AccessService/"+strings.Repeat("x", 100), token, `{}`)
+
+	calls := map[string]string{"service": "gw.v1.AccessService", "method": "CreateApp"}
+	with := func(name, value string) map[string]string {
+		all := map[string]string{name: value}
+		for k, v := range calls {
+			all[k] = v
+		}
+		return all
+	}
+	for _, c := range []struct {
+		hub    *testHub
+		name   string
+		labels map[string]string
+		want   float64
+	}{
+		{leader, "gw_rpc_requests_total", with("code", "ok"), 1},
+		{leader, "gw_rpc_requests_total", with("code", "unauthenticated"), 1},
+		{follower, "gw_rpc_requests_total", with("code", "ok"), 0},
+		{follower, "gw_rpc_forwarded_total", with("outcome", "answered"), 1},
+		{leader, "gw_rpc_duration_seconds", calls, 1},
+		{leader, "gw_fleet_edges", map[string]string{"connection": "connected"}, 1},
+		{leader, "gw_fleet_edges", map[string]string{"connection": "stale"}, 0},
+		{follower, "gw_fleet_edges", map[string]string{"connection": "connected"}, -1},
+	} {
+		if got := c.hub.metric(c.name, c.labels); got != c.want {
+			t.Errorf("%s%v = %v, want %v", c.name, c.labels, got, c.want)
+		}
+	}
+	families, err := leader.metrics.Gather()
+	must(t, err)
+	for _, f := range families {
+		for _, m := range f.Metric {
+			for _, l := range m.Label {
+				if strings.Contains(l.GetValue(), "xxx") {
+					t.Errorf("%s has the label %s, which a caller chose", f.GetName(), l.GetValue())
+				}
+			}
+		}
+	}
+}
+
+// metric returns a value, of a histogram its count; -1 if there is none.
+func (h *testHub) metric(name string, labels map[string]string) float64 {
+	h.t.Helper()
+	families, err := h.metrics.Gather()
+	must(h.t, err)
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.Metric {
+			if !labelled(m, labels) {
+				continue
+			}
+			switch {
+			case m.Counter != nil:
+				return m.Counter.GetValue()
+			case m.Histogram != nil:
+				return float64(m.Histogram.GetSampleCount())
+			}
+			return m.Gauge.GetValue()
+		}
+	}
+	return -1
+}
+
+func labelled(m *dto.Metric, want map[string]string) bool {
+	for _, l := range m.Label {
+		if want[l.GetName()] != l.GetValue() {
+			return false
+		}
+	}
+	return len(m.Label) == len(want)
+}
