@@ -28,15 +28,16 @@ type grammar struct{ cli.Commands }
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"gw": func() {
+			patience, _ := time.ParseDuration(os.Getenv("PATIENCE"))
 			c := &cli.Context{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Now: func() time.Time { return now }, Version: "v1.2.3",
-				Patience: 400 * time.Millisecond, Recover: fakeRecover, VerifyBackup: fakeVerify}
+				Patience: patience, Recover: fakeRecover, VerifyBackup: fakeVerify}
 			os.Exit(cli.Main(context.Background(), new(grammar), os.Args[1:], c))
 		},
 	})
 }
 
 // TestScripts runs testdata/*.txtar. In them, "gw" is the binary, $HUB a fake hub's address that the commands use by
-// default, "code N gw …" runs gw and wants exit code N, and "hub" steers the fake hub; see hubCommand.
+// default, $PATIENCE how long gw repeats calls, "code N gw …" runs gw and wants exit code N, and "hub" steers the fake hub; see hubCommand.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
@@ -154,30 +155,11 @@ func hubCommand(ts *testscript.TestScript, neg bool, args []string) {
 		n, err := strconv.Atoi(args[1])
 		ts.Check(err)
 		h.falters[args[2]] = &falter{left: n, err: refusal(connect.CodeUnavailable, args[3], "there is no leader"), lost: len(args) > 4}
-	case "cluster":
-		h.status = new(gwv1.GetClusterStatusResponse)
-		ts.Check(unmarshal(ts.ReadFile(args[1]), h.status))
-	case "age":
-		h.staleAge = args[1]
-	case "make":
-		filler, err := strconv.Atoi(args[3])
-		ts.Check(err)
-		info := cli.BackupInfo{ClusterID: args[2], Epoch: 2, Index: 41, Resources: 7, Releases: 6, Apps: 5, Tokens: 4, Secrets: 3, Edges: 2, Users: 1}
-		ts.Check(os.WriteFile(ts.MkAbs(args[1]), fakeBackup(info, filler), 0o600))
-	case "backup":
-		h.backup, h.cut = []byte(ts.ReadFile(args[1])), slices.Contains(args, "cut")
-		if slices.Contains(args, "empty") {
-			h.backup = nil
-		}
-	case "restored":
-		if want := ts.ReadFile(args[1]); want != string(h.restored) {
-			ts.Fatalf("the hub has restored %d bytes, want %d", len(h.restored), len(want))
-		}
 	case "log":
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(h.log, "\n")+"\n"), 0o600))
 		h.log = nil
 	default:
-		ts.Fatalf("hub %s is not known", args[0])
+		hubClusterCommand(ts, h, args)
 	}
 }
 

@@ -11,8 +11,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 
 	"connectrpc.com/connect"
+	"github.com/rogpeppe/go-internal/testscript"
 	"google.golang.org/protobuf/proto"
 
 	"gw/node/cli"
@@ -51,7 +54,7 @@ func (h *fakeHub) TransferLeadership(_ context.Context, req *gwv1.TransferLeader
 
 func (h *fakeHub) Backup(_ context.Context, req *gwv1.BackupRequest, stream *connect.ServerStream[gwv1.BackupResponse]) error {
 	h.mu.Lock()
-	data, cut := h.backup, h.cut
+	data, cut, half := h.backup, h.cut, len(h.backup)/2
 	h.log = append(h.log, fmt.Sprintf("Backup stale=%v", req.Stale))
 	h.mu.Unlock()
 	for len(data) > 0 {
@@ -59,7 +62,7 @@ func (h *fakeHub) Backup(_ context.Context, req *gwv1.BackupRequest, stream *con
 		if err := stream.Send(&gwv1.BackupResponse{Chunk: data[:n]}); err != nil {
 			return err
 		}
-		if data = data[n:]; cut && len(data) < len(h.backup)/2 {
+		if data = data[n:]; cut && len(data) < half {
 			panic(http.ErrAbortHandler)
 		}
 	}
@@ -139,4 +142,31 @@ func fakeRecover(_ context.Context, dir string, confirm func(string) (bool, erro
 		return nil
 	}
 	return os.WriteFile(filepath.Join(dir, "recovered"), []byte("yes\n"), 0o600)
+}
+
+// hubClusterCommand is the part of hubCommand about clusters and backups. h is locked.
+func hubClusterCommand(ts *testscript.TestScript, h *fakeHub, args []string) {
+	switch args[0] {
+	case "cluster":
+		h.status = new(gwv1.GetClusterStatusResponse)
+		ts.Check(unmarshal(ts.ReadFile(args[1]), h.status))
+	case "age":
+		h.staleAge = args[1]
+	case "make":
+		filler, err := strconv.Atoi(args[3])
+		ts.Check(err)
+		info := cli.BackupInfo{ClusterID: args[2], Epoch: 2, Index: 41, Resources: 7, Releases: 6, Apps: 5, Tokens: 4, Secrets: 3, Edges: 2, Users: 1}
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), fakeBackup(info, filler), 0o600))
+	case "backup":
+		h.backup, h.cut = []byte(ts.ReadFile(args[1])), slices.Contains(args, "cut")
+		if slices.Contains(args, "empty") {
+			h.backup = nil
+		}
+	case "restored":
+		if want := ts.ReadFile(args[1]); want != string(h.restored) {
+			ts.Fatalf("the hub has restored %d bytes, want %d", len(h.restored), len(want))
+		}
+	default:
+		ts.Fatalf("hub %s is not known", args[0])
+	}
 }
