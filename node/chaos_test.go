@@ -1,0 +1,525 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"gw/rpc/gwv1"
+	"gw/rpc/gwv1/gwv1connect"
+)
+
+// The TestChaos tests do to real gw processes what happens to real ones, each under a write load whose history is
+// checked (chaos_load_test.go). GW_CHAOS=long repeats every fault many times.
+
+// rounds is how often a fault is repeated.
+func rounds(short, long int) int {
+	if os.Getenv("GW_CHAOS") == "long" {
+		return long
+	}
+	return short
+}
+
+// healed is how long after the end of a fault the cluster may take until it accepts writes.
+const healed = 10 * time.Second
+
+// cluster is hubs that are processes. It belongs to one test, whose goroutine calls its methods.
+type cluster struct {
+	t     *testing.T
+	dir   string
+	hubs  []*process
+	token string   // bearer token of an admin
+	flags []string // of every hub
+	// place gives the nth hub its addresses, and says how it is started. Nil: on loopback.
+	place func(h *process)
+	http  *http.Client // to the admin listeners; carries the bearer token
+}
+
+// process is one hub, on its data directory and its addresses, running or not.
+type process struct {
+	c              *cluster
+	name, dir      string
+	address, admin string   // host:port of the TLS port; URL of the admin listener
+	command, flags []string // command runs gw, its path included
+	id             string   // node ID of the last start
+
+	config  gwv1connect.ConfigServiceClient
+	access  gwv1connect.AccessServiceClient
+	cluster gwv1connect.ClusterServiceClient
+
+	cmd    *exec.Cmd     // of the last start
+	exited chan struct{} // closed when it has
+	done   error         // what Wait said; set when exited is closed
+	paused bool
+}
+
+// newCluster starts hubs, the first alone, and returns when all of them vote.
+func newCluster(t *testing.T, hubs int, flags ...string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, dir: t.TempDir(), flags: flags}
+	c.prepare()
+	c.grow(hubs)
+	return c
+}
+
+// prepare makes what the processes' callers need. Everything started later ends with the test.
+func (c *cluster) prepare() {
+	transport := &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext,
+		MaxIdleConnsPerHost: 16,
+	}
+	c.http = &http.Client{Transport: &signed{c, transport}}
+	c.t.Cleanup(func() {
+		for _, h := range c.hubs {
+			h.signal(syscall.SIGKILL)
+			h.awaitExit(time.Minute)
+		}
+		transport.CloseIdleConnections()
+		if c.t.Failed() {
+			c.logTails()
+		}
+	})
+}
+
+// signed adds the bearer token to calls.
+type signed struct {
+	c    *cluster
+	next http.RoundTripper
+}
+
+func (s *signed) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	if s.c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+s.c.token)
+	}
+	return s.next.RoundTrip(r)
+}
+
+// grow starts new hubs until there are n, and waits until all vote.
+func (c *cluster) grow(n int) {
+	c.t.Helper()
+	for len(c.hubs) < n {
+		h := c.newHub()
+		if len(c.hubs) == 1 {
+			h.start()
+			c.signIn(h)
+			continue
+		}
+		h.start(h.joining()...)
+	}
+	c.awaitVoters(n)
+}
+
+// newHub returns a hub with an empty data directory that was not started yet.
+func (c *cluster) newHub() *process {
+	c.t.Helper()
+	gw, err := exec.LookPath("gw")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	n := len(c.hubs) + 1
+	h := &process{c: c, name: fmt.Sprintf("hub-%d", n), command: []string{gw}}
+	h.dir = filepath.Join(c.dir, h.name)
+	c.hubs = append(c.hubs, h)
+	if c.place != nil {
+		c.place(h)
+	} else {
+		admin := freePort(c.t)
+		h.address, h.admin = freePort(c.t), "http://"+admin
+		h.flags = []string{"--listen", h.address, "--admin-listen", admin}
+	}
+	h.config = gwv1connect.NewConfigServiceClient(c.http, h.admin)
+	h.access = gwv1connect.NewAccessServiceClient(c.http, h.admin)
+	h.cluster = gwv1connect.NewClusterServiceClient(c.http, h.admin)
+	return h
+}
+
+// ports are those given to hubs of this process.
+var ports = struct {
+	sync.Mutex
+	given map[int]bool
+}{given: map[int]bool{}}
+
+// freePort returns an address on loopback that stays free while a hub is down: it is not in the range from which
+// outgoing connections take theirs.
+func freePort(t *testing.T) string {
+	ports.Lock()
+	defer ports.Unlock()
+	for range 1000 {
+		n := 10000 + rand.IntN(20000)
+		address := fmt.Sprintf("127.0.0.1:%d", n)
+		l, err := net.Listen("tcp", address)
+		if err != nil || ports.given[n] {
+			continue
+		}
+		l.Close()
+		ports.given[n] = true
+		return address
+	}
+	t.Fatal("no port is free")
+	return ""
+}
+
+// signIn makes the test an admin, with the password that the first start printed.
+func (c *cluster) signIn(h *process) {
+	c.t.Helper()
+	m := regexp.MustCompile(`password (\S+)`).FindStringSubmatch(h.output())
+	if m == nil {
+		c.t.Fatalf("%s printed no password:\n%s", h.name, h.output())
+	}
+	answer, err := h.access.SignIn(c.t.Context(), &gwv1.SignInRequest{User: adminUser, Password: m[1]})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.token = answer.BearerToken
+}
+
+// joining are the flags with which a new hub joins.
+func (h *process) joining() []string {
+	h.c.t.Helper()
+	via := h.c.others(h)[0]
+	ctx, cancel := context.WithTimeout(h.c.t.Context(), 20*time.Second)
+	defer cancel()
+	answer, err := via.access.CreateJoinToken(ctx, &gwv1.CreateJoinTokenRequest{Role: "hub"})
+	if err != nil {
+		h.c.t.Fatal(err)
+	}
+	return []string{"--join", "https://" + via.address, "--token", answer.Credential}
+}
+
+// start starts the hub and returns when it answers.
+func (h *process) start(flags ...string) {
+	h.c.t.Helper()
+	h.launch(flags...)
+	h.awaitServing()
+}
+
+// launch starts the hub and does not wait for anything.
+func (h *process) launch(flags ...string) {
+	h.c.t.Helper()
+	if h.running() {
+		h.c.t.Fatalf("%s runs already", h.name)
+	}
+	args := slices.Concat(h.command[1:], []string{"hub", "--data-dir", h.dir}, h.flags, h.c.flags, flags)
+	h.cmd, h.exited, h.paused = exec.Command(h.command[0], args...), make(chan struct{}), false
+	h.cmd.Env = append(os.Environ(), "HOME="+h.c.dir)
+	// Files, not pipes: nothing of this process has to live for the hub to go on.
+	out, err := os.Create(h.path(".out"))
+	if err != nil {
+		h.c.t.Fatal(err)
+	}
+	defer out.Close()
+	log, err := os.OpenFile(h.path(".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		h.c.t.Fatal(err)
+	}
+	defer log.Close()
+	h.cmd.Stdout, h.cmd.Stderr = out, log
+	if err := h.cmd.Start(); err != nil {
+		h.c.t.Fatal(err)
+	}
+	go func(cmd *exec.Cmd, exited chan struct{}) { // ends with the process, which ends with the test
+		h.done = cmd.Wait()
+		close(exited)
+	}(h.cmd, h.exited)
+}
+
+func (h *process) awaitServing() {
+	h.c.t.Helper()
+	h.c.await(20*time.Second, h.name+" serves", func() error {
+		if !h.running() {
+			return fatal{fmt.Errorf("it exited: %v\n%s", h.done, h.tail())}
+		}
+		if !strings.Contains(h.output(), "an edge ") { // the last line of its welcome
+			return errors.New("it has not said so")
+		}
+		return nil
+	})
+}
+
+func (h *process) path(suffix string) string { return filepath.Join(h.c.dir, h.name+suffix) }
+
+// output is what the last start printed, log is what all of them logged.
+func (h *process) output() string { return read(h.path(".out")) }
+func (h *process) log() string    { return read(h.path(".log")) }
+func (h *process) tail() string   { s := h.log(); return s[max(0, len(s)-3000):] }
+
+func read(path string) string {
+	b, _ := os.ReadFile(path)
+	return string(b)
+}
+
+func (h *process) running() bool {
+	if h.cmd == nil {
+		return false
+	}
+	select {
+	case <-h.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+func (h *process) signal(s syscall.Signal) {
+	if h.running() {
+		h.cmd.Process.Signal(s) // an error means that it is gone
+	}
+}
+
+// kill is kill -9.
+func (h *process) kill() {
+	h.c.t.Helper()
+	h.signal(syscall.SIGKILL)
+	h.awaitExit(20 * time.Second)
+}
+
+// stop asks the hub to end, and returns its exit code.
+func (h *process) stop() int {
+	h.c.t.Helper()
+	h.signal(syscall.SIGTERM)
+	h.awaitExit(20 * time.Second)
+	return h.cmd.ProcessState.ExitCode()
+}
+
+// awaitExit waits until the process has ended, by itself or not.
+func (h *process) awaitExit(limit time.Duration) {
+	h.c.t.Helper()
+	if h.cmd == nil {
+		return
+	}
+	select {
+	case <-h.exited:
+	case <-time.After(limit):
+		h.c.t.Fatalf("%s runs on after %v\n%s", h.name, limit, h.tail())
+	}
+}
+
+// pause stops the process where it is; resume lets it go on.
+func (h *process) pause()  { h.signal(syscall.SIGSTOP); h.paused = true }
+func (h *process) resume() { h.signal(syscall.SIGCONT); h.paused = false }
+
+// fatal is an error that waiting longer does not help.
+type fatal struct{ error }
+
+// await asks again and again until there is no error. It ends the test after limit.
+func (c *cluster) await(limit time.Duration, what string, try func() error) time.Duration {
+	c.t.Helper()
+	began := time.Now()
+	for {
+		err := try()
+		took := time.Since(began)
+		var hopeless fatal
+		switch {
+		case err == nil:
+			return took
+		case errors.As(err, &hopeless), took > limit:
+			c.t.Fatalf("%s: not within %v: %v", what, took.Round(time.Millisecond), err)
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-c.t.Context().Done():
+			c.t.Fatalf("%s: the test ended: %v", what, err)
+		}
+	}
+}
+
+// up are the hubs that run.
+func (c *cluster) up() []*process { return c.others(nil) }
+
+// others are the hubs that run, but for one.
+func (c *cluster) others(but *process) []*process {
+	var list []*process
+	for _, h := range c.hubs {
+		if h != but && h.running() && !h.paused {
+			list = append(list, h)
+		}
+	}
+	return list
+}
+
+// leader waits until one of the running hubs leads.
+func (c *cluster) leader() *process {
+	c.t.Helper()
+	return c.leaderOf(c.up())
+}
+
+// leaderOf waits until one of these hubs leads.
+func (c *cluster) leaderOf(hubs []*process) (leader *process) {
+	c.t.Helper()
+	c.await(healed, "a hub leads", func() error {
+		for _, h := range hubs {
+			if h.readyz().details["leader"] == "this hub leads" {
+				leader = h
+				return nil
+			}
+		}
+		return errors.New("none says so")
+	})
+	return leader
+}
+
+// status is the cluster as a hub sees it.
+func (h *process) status() (*gwv1.GetClusterStatusResponse, error) {
+	ctx, cancel := context.WithTimeout(h.c.t.Context(), 10*time.Second)
+	defer cancel()
+	s, err := h.cluster.GetClusterStatus(ctx, &gwv1.GetClusterStatusRequest{})
+	return s, err
+}
+
+// self is this hub's own ID.
+func (h *process) self() string {
+	h.c.t.Helper()
+	if h.id == "" {
+		status, err := h.staleStatus()
+		if err != nil {
+			h.c.t.Fatal(err)
+		}
+		h.id = status.AnsweredBy
+	}
+	return h.id
+}
+
+// staleStatus is the cluster as this very hub sees it.
+func (h *process) staleStatus() (*gwv1.GetClusterStatusResponse, error) {
+	ctx, cancel := context.WithTimeout(h.c.t.Context(), 10*time.Second)
+	defer cancel()
+	return h.cluster.GetClusterStatus(withHeader(ctx, "Gw-Consistency", "stale"), &gwv1.GetClusterStatusRequest{})
+}
+
+// withHeader returns a context whose one call is made with a header.
+func withHeader(ctx context.Context, name, value string) context.Context {
+	ctx, call := connect.NewClientContext(ctx)
+	call.RequestHeader().Set(name, value)
+	return ctx
+}
+
+// awaitVoters waits until n hubs vote and answer.
+func (c *cluster) awaitVoters(n int) {
+	c.t.Helper()
+	c.await(40*time.Second, fmt.Sprintf("%d hubs vote", n), func() error {
+		status, err := c.up()[0].status()
+		if err != nil {
+			return err
+		}
+		voters := 0
+		for _, h := range status.Hubs {
+			if h.Voter && h.Role != gwv1.HubRole_HUB_ROLE_UNREACHABLE {
+				voters++
+			}
+		}
+		if voters != n || int(status.FailureTolerance) != (n-1)/2 {
+			return fmt.Errorf("%d do, %d may fail: %v", voters, status.FailureTolerance, status.Hubs)
+		}
+		return nil
+	})
+}
+
+// awaitWrite returns how long it takes until a hub accepts a write.
+func (c *cluster) awaitWrite(h *process, limit time.Duration) time.Duration {
+	c.t.Helper()
+	return c.await(limit, h.name+" accepts a write", func() error {
+		ctx, cancel := context.WithTimeout(c.t.Context(), limit)
+		defer cancel()
+		_, err := h.config.ApplyResources(ctx, save(0, "probe", fmt.Sprintf("p%d", rand.Int64())))
+		return err
+	})
+}
+
+// awaitSame waits until all running hubs have the same state, to the byte: a backup that a hub makes without asking the
+// others is its state.
+func (c *cluster) awaitSame(limit time.Duration) {
+	c.t.Helper()
+	c.await(limit, "all hubs have the same state", func() error {
+		var first [sha256.Size]byte
+		for i, h := range c.up() {
+			digest, err := h.digest()
+			switch {
+			case err != nil:
+				return err
+			case i == 0:
+				first = digest
+			case digest != first:
+				return fmt.Errorf("%s has another than %s", h.name, c.up()[0].name)
+			}
+		}
+		return nil
+	})
+}
+
+// digest is the SHA-256 of this very hub's state.
+func (h *process) digest() (sum [sha256.Size]byte, err error) {
+	ctx, cancel := context.WithTimeout(h.c.t.Context(), 10*time.Second)
+	defer cancel()
+	stream, err := h.cluster.Backup(ctx, &gwv1.BackupRequest{Stale: true})
+	if err != nil {
+		return sum, err
+	}
+	defer stream.Close()
+	hash := sha256.New()
+	for stream.Receive() {
+		hash.Write(stream.Msg().Chunk)
+	}
+	return [sha256.Size]byte(hash.Sum(nil)), stream.Err()
+}
+
+// health is what /livez or /readyz said.
+type health struct {
+	code    int // 0: nobody answered
+	failed  []string
+	details map[string]string // by check
+}
+
+func (h health) String() string { return fmt.Sprintf("%d %v, failed: %v", h.code, h.details, h.failed) }
+
+func (h *process) livez() health  { return h.ask("/livez?verbose") }
+func (h *process) readyz() health { return h.ask("/readyz?verbose") }
+
+func (h *process) ask(path string) health {
+	ctx, cancel := context.WithTimeout(h.c.t.Context(), 10*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, h.admin+path, nil)
+	if err != nil {
+		h.c.t.Fatal(err)
+	}
+	answer, err := h.c.http.Do(r)
+	if err != nil {
+		return health{details: map[string]string{"error": err.Error()}}
+	}
+	defer answer.Body.Close()
+	body, _ := io.ReadAll(answer.Body) // a part of it lacks checks, which is noticed
+	found := health{code: answer.StatusCode, details: map[string]string{}}
+	for line := range strings.Lines(string(body)) {
+		mark, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		name, detail, _ := strings.Cut(rest, ": ")
+		found.details[name] = detail
+		if mark == "[-]" {
+			found.failed = append(found.failed, name)
+		}
+	}
+	return found
+}
+
+// logTails shows how the hubs ended.
+func (c *cluster) logTails() {
+	for _, h := range c.hubs {
+		c.t.Logf("%s (%s, %s):\n%s", h.name, h.address, h.admin, h.tail())
+	}
+}
