@@ -81,7 +81,15 @@ func (u *Uplink) validate(ctx context.Context, hash [32]byte) (*gwv1.ValidateTok
 	if err != nil {
 		return nil, err
 	}
-	answer, err := client.ValidateToken(ctx, &gwv1.ValidateTokenRequest{TokenHash: hash[:]})
+	question := &gwv1.ValidateTokenRequest{TokenHash: hash[:]}
+	answer, err := client.ValidateToken(ctx, question)
+	if reasonOf(err) == notLeader {
+		// The stream will be at the leader in a moment. Somebody waits for this answer, so it is passed on.
+		u.mu.Lock()
+		at := u.hubs.current()
+		u.mu.Unlock()
+		answer, err = u.ident.Load().client(route{hub: at, proxy: true}).ValidateToken(ctx, question)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("validate token: %w", err)
 	}

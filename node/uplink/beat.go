@@ -67,13 +67,13 @@ func (u *Uplink) heartbeat(ctx context.Context, cred *credentials) (*gwv1.Heartb
 	if u.applyError != nil {
 		request.ApplyError = proto.CloneOf(u.applyError)
 	}
-	hub := u.hubs.current()
+	at := u.hubs.route()
 	u.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, u.pace.call)
 	defer cancel()
-	answer, err := cred.client(hub).Heartbeat(ctx, request)
+	answer, err := cred.client(at).Heartbeat(ctx, request)
 	if err != nil {
-		return nil, fmt.Errorf("heartbeat to %s: %w", hub, err)
+		return nil, fmt.Errorf("heartbeat to %s: %w", at.hub, err)
 	}
 	return answer, nil
 }

@@ -76,11 +76,25 @@ func refusef(format string, args ...any) *ApplyFailure {
 	return &ApplyFailure{Code: CodeVerify, Message: err.Error(), Err: err}
 }
 
+// notLeader is a hub's word for being the wrong one to ask.
+const notLeader = "not_leader"
+
 // reasonOf returns the stable word that a hub's error carries, or "".
-func reasonOf(err error) string {
+func reasonOf(err error) string { return detailOf(err).GetReason() }
+
+// leaderOf returns where a hub says that the leader is, or "".
+func leaderOf(err error) string {
+	if d := detailOf(err); d.GetReason() == notLeader {
+		return d.GetLeaderUrl()
+	}
+	return ""
+}
+
+// detailOf returns what a hub's error carries for programs; nil if nothing.
+func detailOf(err error) *gwv1.ErrorDetail {
 	var e *connect.Error
 	if !errors.As(err, &e) {
-		return ""
+		return nil
 	}
 	for _, d := range e.Details() {
 		value, err := d.Value()
@@ -88,10 +102,10 @@ func reasonOf(err error) string {
 			continue
 		}
 		if detail, ok := value.(*gwv1.ErrorDetail); ok {
-			return detail.Reason
+			return detail
 		}
 	}
-	return ""
+	return nil
 }
 
 // answered reports whether err is a hub's own decision, rather than one that wasn't reached or is not able to decide.

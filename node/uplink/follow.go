@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptrace"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -17,37 +19,44 @@ var (
 	errRemoved = errors.New("removed by an admin; registering again")
 	errEnded   = errors.New("the hub ended the stream")
 	errMissed  = errors.New("the hub is ahead by access changes this stream didn't bring")
+	errFar     = errors.New("the leader that another hub names is not reached")
 )
 
 // stream is one open Watch call. Its pump goroutine, which close waits for, hands over events one by one.
 type stream struct {
 	cred   *credentials
-	hub    string
+	route  route
 	cancel context.CancelFunc
 	events chan *gwv1.WatchResponse // closed when the stream has ended
 	err    error                    // why; to be read after events was closed
 	ticked bool                     // owned by the follower
+
+	reached atomic.Bool // there is a connection to the hub
 }
 
 // open starts a Watch call at the current hub. It doesn't wait for the hub.
 func (u *Uplink) open(ctx context.Context) *stream {
-	ctx, cancel := context.WithCancel(ctx)
 	u.mu.Lock()
 	request := &gwv1.WatchRequest{
 		SessionId: u.session, ClusterId: u.access.ClusterId, Epoch: u.access.Epoch, AccessVersion: u.access.AccessVersion,
 	}
-	hub := u.hubs.current()
+	at := u.hubs.route()
+	var limit time.Duration
+	if u.hubs.hintedBy != "" {
+		limit = u.pace.leader
+	}
 	u.mu.Unlock()
-	s := &stream{cred: u.ident.Load(), hub: hub, cancel: cancel, events: make(chan *gwv1.WatchResponse)}
+	s := &stream{cred: u.ident.Load(), route: at, events: make(chan *gwv1.WatchResponse)}
+	ctx, s.cancel = reach(ctx, limit, &s.reached)
 	go s.pump(ctx, request)
 	return s
 }
 
 func (s *stream) pump(ctx context.Context, request *gwv1.WatchRequest) {
 	defer close(s.events)
-	call, err := s.cred.client(s.hub).Watch(ctx, request)
+	call, err := s.cred.client(s.route).Watch(ctx, request)
 	if err != nil {
-		s.err = err
+		s.err = tooFar(ctx, err)
 		return
 	}
 	defer call.Close()
@@ -59,9 +68,32 @@ func (s *stream) pump(ctx context.Context, request *gwv1.WatchRequest) {
 			return
 		}
 	}
-	if s.err = call.Err(); s.err == nil {
+	if s.err = tooFar(ctx, call.Err()); s.err == nil {
 		s.err = errEnded
 	}
+}
+
+// reach returns a context for a call that ends if the call has no connection after a while; 0 is no limit. reached is
+// set once it has one.
+func reach(ctx context.Context, limit time.Duration, reached *atomic.Bool) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := func() bool { return true }
+	if limit > 0 {
+		stop = time.AfterFunc(limit, func() { cancel(errFar) }).Stop
+	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
+		stop()
+		reached.Store(true)
+	}})
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// tooFar is err, or errFar if that is why the call ended.
+func tooFar(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errFar) {
+		return errFar
+	}
+	return err
 }
 
 // close ends the stream and waits for its goroutine.
@@ -73,36 +105,81 @@ func (s *stream) close() {
 
 // follow holds a stream at one hub or the next until ctx ends.
 func (u *Uplink) follow(ctx context.Context) error {
-	failed := 0
+	var t tries
 	for {
-		ticked, err := u.followOne(ctx)
+		e := u.followOne(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if ticked {
-			failed = 0
-		}
-		failed++
-		u.mu.Lock()
-		hub := u.hubs.current()
-		u.following = false
-		u.lastError = fmt.Sprintf("%s: %v", hub, err)
-		if !errors.Is(err, errRemoved) {
-			u.hubs.rotate()
-		}
-		u.mu.Unlock()
-		wait := u.pace.reconnect.delay(failed, random())
-		u.log.Warn("not following a hub", "hub", hub, "error", err, "reason", reasonOf(err), "retry_in", wait.Round(time.Millisecond))
+		hub, wait := u.turn(e, &t)
+		u.log.Warn("not following a hub", "hub", hub, "error", e.err, "reason", reasonOf(e.err), "retry_in", wait.Round(time.Millisecond))
 		if !sleep(ctx, wait, u.reopen) {
 			return nil
 		}
 	}
 }
 
-// followOne follows one hub until the stream ends or falls silent; ticked is whether it ever ticked. When the certificate
-// was renewed it opens a second stream, and leaves the first once the second ticks.
-func (u *Uplink) followOne(ctx context.Context) (ticked bool, err error) {
+// end is how following a hub ended: whether it was connected to, whether it ever ticked, and why.
+type end struct {
+	reached, ticked bool
+	err             error
+}
+
+// tries counts what has been tried since a hub last ticked.
+type tries struct {
+	failed     int
+	moves      int // on a hub's word to where the leader is
+	leaderless int // answers that there is no leader
+}
+
+const (
+	// maxMoves is how often in a row an edge goes at once where it is sent; hubs that disagree must not make it run.
+	maxMoves = 4
+	// maxLeaderless is how often in a row an edge soon looks again for a leader: elections take seconds.
+	maxLeaderless = 15
+)
+
+// turn decides where to go next and how soon, and returns where it was.
+func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	hub = u.hubs.current()
+	u.following = false
+	u.lastError = fmt.Sprintf("%s: %v", hub, e.err)
+	if e.ticked {
+		*t = tries{}
+	}
+	elsewhere := reasonOf(e.err) == notLeader
+	moved := false
+	switch {
+	case errors.Is(e.err, errRemoved):
+	case elsewhere && u.hubs.lead(leaderOf(e.err)):
+		moved = true
+	case !e.reached && u.hubs.through():
+		moved = true
+	case elsewhere && u.hubs.proxy:
+		u.hubs.proxy = false // the leader is another now, and may be within reach
+	default:
+		u.hubs.rotate()
+	}
+	switch {
+	case moved && !e.ticked && t.moves < maxMoves:
+		t.moves++
+		return hub, 0
+	case elsewhere && t.leaderless < maxLeaderless:
+		// All edges of a leader that has changed come at once: they spread over the quick wait, and need no longer one.
+		t.leaderless++
+		return hub, time.Duration(random() * float64(u.pace.reconnect.quick))
+	}
+	t.failed++
+	return hub, u.pace.reconnect.delay(t.failed, random())
+}
+
+// followOne follows one hub until the stream ends or falls silent. When the certificate was renewed it opens a second
+// stream, and leaves the first once the second ticks.
+func (u *Uplink) followOne(ctx context.Context) (e end) {
 	cur := u.open(ctx)
+	defer func() { e.reached = cur.reached.Load() }()
 	var next *stream // the second stream, if any
 	defer func() {
 		cur.close()
@@ -120,15 +197,17 @@ func (u *Uplink) followOne(ctx context.Context) (ticked bool, err error) {
 		}
 		select {
 		case <-ctx.Done():
-			return ticked, ctx.Err()
+			e.err = ctx.Err()
+			return e
 		case <-silence.C:
-			return ticked, errSilent
+			e.err = errSilent
+			return e
 		case <-u.reopen:
 			if next == nil && cur.cred != u.ident.Load() {
 				next = u.open(ctx)
 			}
 			continue
-		case e, ok := <-nextEvents:
+		case got, ok := <-nextEvents:
 			if !ok {
 				u.log.Warn("no second stream under the renewed certificate yet", "error", next.err)
 				next.close()
@@ -139,23 +218,24 @@ func (u *Uplink) followOne(ctx context.Context) (ticked bool, err error) {
 			cur, next = next, nil
 			old.close()
 			old.cred.transport.CloseIdleConnections()
-			event = e
-		case e, ok := <-cur.events:
+			event = got
+		case got, ok := <-cur.events:
 			if !ok {
-				return ticked, cur.err
+				e.err = cur.err
+				return e
 			}
-			event = e
+			event = got
 		}
-		err = u.handle(cur, event)
+		e.err = u.handle(cur, event)
 		if event.GetTick() != nil {
 			silence.Reset(u.pace.tickTimeout)
 			if next == nil && cur.cred != u.ident.Load() {
 				wake(u.reopen)
 			}
 		}
-		ticked = ticked || cur.ticked
-		if err != nil {
-			return ticked, err
+		e.ticked = e.ticked || cur.ticked
+		if e.err != nil {
+			return e
 		}
 	}
 }
@@ -202,7 +282,7 @@ func (u *Uplink) handleTick(s *stream, tick *gwv1.Tick) error {
 		if u.c.Tokens != nil {
 			u.c.Tokens.reached()
 		}
-		u.log.Info("following a hub", "hub", s.hub, "access_version", tick.AccessVersion, "release", tick.GetTarget().GetNumber())
+		u.log.Info("following a hub", "hub", s.route.hub, "passes_on", s.route.proxy, "access_version", tick.AccessVersion, "release", tick.GetTarget().GetNumber())
 		wake(u.beatNow)
 	}
 	return nil

@@ -18,10 +18,20 @@ import (
 // maxHubs bounds the hubs remembered; a cluster has a handful.
 const maxHubs = 32
 
+// route is how the leader is reached: it is the hub itself, or the hub is asked to pass calls on.
+type route struct {
+	hub   string
+	proxy bool
+}
+
 // hubList is the hubs in the order they are tried, the current one at index at.
 type hubList struct {
 	urls []string
 	at   int
+	// hintedBy is the hub that named the current one as the leader; "" if none did.
+	hintedBy string
+	// proxy: the current one passes calls on, because the leader it names is out of reach.
+	proxy bool
 }
 
 func (l *hubList) len() int { return len(l.urls) }
@@ -34,8 +44,36 @@ func (l *hubList) current() string {
 	return l.urls[l.at%len(l.urls)]
 }
 
+// route returns how the current hub is used.
+func (l *hubList) route() route { return route{l.current(), l.proxy} }
+
+// lead goes to the hub that the current one names as the leader. It reports whether that is another one.
+func (l *hubList) lead(url string) bool {
+	from := l.current()
+	if url == from || checkHubURL(url) != nil {
+		return false
+	}
+	if l.add(url); !slices.Contains(l.urls, url) {
+		return false // there is no room for more
+	}
+	l.at, l.hintedBy, l.proxy = slices.Index(l.urls, url), from, false
+	return true
+}
+
+// through goes back to the hub that named the current one, to have calls passed on. It reports whether there is one.
+func (l *hubList) through() bool {
+	at := slices.Index(l.urls, l.hintedBy)
+	l.hintedBy = ""
+	if at < 0 {
+		return false
+	}
+	l.at, l.proxy = at, true
+	return true
+}
+
 // rotate goes on to the next hub.
 func (l *hubList) rotate() {
+	l.hintedBy, l.proxy = "", false
 	if len(l.urls) > 0 {
 		l.at = (l.at + 1) % len(l.urls)
 	}
@@ -55,7 +93,7 @@ func (l *hubList) add(urls ...string) bool {
 // told makes the list what hubs say, with the configured ones kept and the current one still current. Addresses that no
 // hub names any more are forgotten, so a cluster can move. It reports whether the list changed.
 func (l *hubList) told(urls, configured []string) bool {
-	next := hubList{}
+	next := hubList{hintedBy: l.hintedBy, proxy: l.proxy}
 	next.add(configured...)
 	for _, u := range urls {
 		if checkHubURL(u) == nil {
@@ -103,8 +141,21 @@ func newTransport(tlsConfig *tls.Config, p pace) *http.Transport {
 // maxMessage bounds one message from a hub. Everything larger comes in parts.
 const maxMessage = 16 << 20
 
-func newClient(rt http.RoundTripper, hub string) gwv1connect.EdgeServiceClient {
-	return gwv1connect.NewEdgeServiceClient(&http.Client{Transport: rt}, hub, connect.WithReadMaxBytes(maxMessage))
+func newClient(rt http.RoundTripper, r route) gwv1connect.EdgeServiceClient {
+	if r.proxy {
+		rt = passingOn{rt}
+	}
+	return gwv1connect.NewEdgeServiceClient(&http.Client{Transport: rt}, r.hub, connect.WithReadMaxBytes(maxMessage))
+}
+
+// passingOn asks the hub that is called to pass calls on to the leader.
+type passingOn struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (p passingOn) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Gw-Proxy", "allow")
+	return p.RoundTripper.RoundTrip(r)
 }
 
 // client returns a client of the current hub under the certificate in use.
@@ -114,7 +165,7 @@ func (u *Uplink) client() (gwv1connect.EdgeServiceClient, error) {
 		return nil, errors.New("the edge hasn't enrolled yet")
 	}
 	u.mu.Lock()
-	hub := u.hubs.current()
+	r := u.hubs.route()
 	u.mu.Unlock()
-	return id.client(hub), nil
+	return id.client(r), nil
 }

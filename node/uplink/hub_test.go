@@ -71,6 +71,49 @@ type fakeHub struct {
 	mangle     func(*gwv1.FetchReleaseResponse) // changes what FetchRelease sends
 	wrongTick  func(*gwv1.Tick)
 	hideAccess bool // ticks tell of access changes that are not sent
+
+	handler http.Handler
+	// elsewhere: this hub follows. It names leader, "" if it knows of none, and has calls that may be passed on served by
+	// passTo.
+	elsewhere bool
+	leader    string
+	passTo    *fakeHub
+	hinted    int // calls that were answered by where the leader is
+	passed    int // calls that were passed on
+}
+
+// follows makes a hub one that follows another, which it names by url.
+func (h *fakeHub) follows(url string, passTo *fakeHub) {
+	h.do(func() { h.elsewhere, h.leader, h.passTo = true, url, passTo })
+}
+
+// leads makes it the leader.
+func (h *fakeHub) leads() { h.do(func() { h.elsewhere = false }) }
+
+// route serves a call here, or as a hub does that follows.
+func (h *fakeHub) route(w http.ResponseWriter, r *http.Request) {
+	h.mu.Lock()
+	elsewhere, leader, next := h.elsewhere, h.leader, h.handler
+	if elsewhere && h.passTo != nil && r.Header.Get("Gw-Proxy") == "allow" {
+		elsewhere, next = false, h.passTo.handler
+		h.passed++
+	} else if elsewhere {
+		h.hinted++
+	}
+	h.mu.Unlock()
+	if !elsewhere {
+		next.ServeHTTP(w, r)
+		return
+	}
+	connect.NewErrorWriter().Write(w, r, notLeaderAt(leader))
+}
+
+func notLeaderAt(leader string) error {
+	err := connect.NewError(connect.CodeUnavailable, errors.New("this hub does not lead"))
+	if detail, detailErr := connect.NewErrorDetail(&gwv1.ErrorDetail{Reason: notLeader, LeaderUrl: leader}); detailErr == nil {
+		err.AddDetail(detail)
+	}
+	return err
 }
 
 type watchCall struct {
@@ -116,6 +159,7 @@ func newFakeHubOf(t *testing.T, ca *identity.CA) *fakeHub {
 	h.url = "https://" + listener.Addr().String()
 	mux := http.NewServeMux()
 	mux.Handle(gwv1connect.NewEdgeServiceHandler(h))
+	h.handler = mux
 	server := &http.Server{
 		TLSConfig: identity.HubTLS(ca.Certificate, "cluster-1", func() *tls.Certificate { return &cert }),
 		ErrorLog:  log.New(io.Discard, "", 0),
@@ -126,7 +170,7 @@ func newFakeHubOf(t *testing.T, ca *identity.CA) *fakeHub {
 					r = r.WithContext(context.WithValue(r.Context(), edgeKey{}, peer{edge, leaf.SerialNumber.String()}))
 				}
 			}
-			mux.ServeHTTP(w, r)
+			h.route(w, r)
 		}),
 	}
 	var serving sync.WaitGroup
@@ -319,8 +363,11 @@ func (h *fakeHub) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *conne
 			h.ticks++
 			events = append(events, &gwv1.WatchResponse{Event: &gwv1.WatchResponse_Tick{Tick: tick}})
 		}
-		gone := h.removed > removed
+		gone, elsewhere, leader := h.removed > removed, h.elsewhere, h.leader
 		h.mu.Unlock()
+		if elsewhere {
+			return notLeaderAt(leader)
+		}
 		if gone {
 			return stream.Send(&gwv1.WatchResponse{Event: &gwv1.WatchResponse_Removed{Removed: &gwv1.Removed{}}})
 		}
@@ -454,6 +501,7 @@ func (h *fakeHub) Goodbye(ctx context.Context, r *gwv1.GoodbyeRequest) (*gwv1.Go
 var testPace = pace{
 	tickTimeout: 5 * time.Second,
 	dial:        5 * time.Second,
+	leader:      5 * time.Second,
 	call:        10 * time.Second,
 	fetch:       10 * time.Second,
 	goodbye:     2 * time.Second,

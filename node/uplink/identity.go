@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -29,7 +30,7 @@ type credentials struct {
 	transport *http.Transport
 
 	mu      sync.Mutex
-	clients map[string]gwv1connect.EdgeServiceClient // hub → client
+	clients map[route]gwv1connect.EdgeServiceClient // guarded by mu
 }
 
 // newCredentials checks that the parts of an identity belong together: key, certificate, CA, names. An expired one is
@@ -72,21 +73,21 @@ func newCredentials(stored *gwv1.StoredIdentity, p pace) (*credentials, error) {
 	config := identity.EdgeTLS(ca, edge.ClusterID, func() *tls.Certificate { return certificate })
 	return &credentials{
 		stored: stored, edge: edge, leaf: leaf, transport: newTransport(config, p),
-		clients: make(map[string]gwv1connect.EdgeServiceClient),
+		clients: make(map[route]gwv1connect.EdgeServiceClient),
 	}, nil
 }
 
-// client returns the client for a hub under this certificate.
-func (c *credentials) client(hub string) gwv1connect.EdgeServiceClient {
+// client returns the client for a route under this certificate.
+func (c *credentials) client(r route) gwv1connect.EdgeServiceClient {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	client, ok := c.clients[hub]
+	client, ok := c.clients[r]
 	if !ok {
 		if len(c.clients) >= maxHubs {
 			clear(c.clients)
 		}
-		client = newClient(c.transport, hub)
-		c.clients[hub] = client
+		client = newClient(c.transport, r)
+		c.clients[r] = client
 	}
 	return client
 }
@@ -158,9 +159,7 @@ func (u *Uplink) enrol(ctx context.Context) error {
 		hub := u.hubs.current()
 		u.hubs.rotate()
 		u.mu.Unlock()
-		callCtx, cancel := context.WithTimeout(ctx, u.pace.call)
-		answer, err := newClient(transport, hub).Enroll(callCtx, request)
-		cancel()
+		answer, err := u.enrolAt(ctx, transport, hub, request)
 		if err == nil {
 			return u.enrolled(token, key, answer)
 		}
@@ -173,6 +172,28 @@ func (u *Uplink) enrol(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// enrolAt calls a hub; if that is not the leader, the hub it names; and if that is out of reach, the first one again,
+// to pass the call on.
+func (u *Uplink) enrolAt(ctx context.Context, transport *http.Transport, hub string, request *gwv1.EnrollRequest) (*gwv1.EnrollResponse, error) {
+	call := func(r route, limit time.Duration) (*gwv1.EnrollResponse, error) {
+		ctx, cancel := context.WithTimeout(ctx, u.pace.call)
+		defer cancel()
+		ctx, stop := reach(ctx, limit, new(atomic.Bool))
+		defer stop()
+		return newClient(transport, r).Enroll(ctx, request)
+	}
+	answer, err := call(route{hub: hub}, 0)
+	leader := leaderOf(err)
+	if leader == "" || leader == hub || checkHubURL(leader) != nil {
+		return answer, err
+	}
+	answer, err = call(route{hub: leader}, u.pace.leader)
+	if err == nil || answered(err) {
+		return answer, err
+	}
+	return call(route{hub: hub, proxy: true}, 0)
 }
 
 // enrolled takes over what a hub answered, if it is what was asked for. An edge that already was somebody stays it.

@@ -160,6 +160,7 @@ type Uplink struct {
 type pace struct {
 	tickTimeout time.Duration // silence after which a stream is dead
 	dial        time.Duration // to connect, TLS included
+	leader      time.Duration // to connect to the hub that another one names as the leader
 	call        time.Duration // an ordinary call
 	fetch       time.Duration // a whole release
 	goodbye     time.Duration
@@ -173,6 +174,7 @@ type pace struct {
 var defaultPace = pace{
 	tickTimeout: 10 * time.Second,
 	dial:        5 * time.Second,
+	leader:      2 * time.Second,
 	call:        10 * time.Second,
 	fetch:       2 * time.Minute,
 	goodbye:     2 * time.Second,

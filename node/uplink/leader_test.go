@@ -1,0 +1,247 @@
+package uplink
+
+import (
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"gw/rpc/gwv1"
+	"gw/rpc/identity"
+)
+
+// twoHubs are of one cluster.
+func twoHubs(t *testing.T) (a, b *fakeHub) {
+	t.Helper()
+	ca, err := identity.NewCA("cluster-1", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b = newFakeHubOf(t, ca), newFakeHubOf(t, ca)
+	b.token, b.joinSecret = a.token, a.joinSecret
+	return a, b
+}
+
+// patient makes every wait long that is not for a change of the leader, so that a test fails that needs one.
+func (e *testEdge) patient() {
+	e.uplink.pace.reconnect = backoff{quickTries: 0, quick: 50 * time.Millisecond, base: time.Hour, cap: time.Hour}
+}
+
+// nowhere is an address at which connections are made and never answered, as behind some firewalls.
+func nowhere(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return "https://" + l.Addr().String()
+}
+
+func awaitFollowing(t *testing.T, e *testEdge, at *fakeHub, hub string) {
+	t.Helper()
+	receive(t, "a heartbeat at the leader", at.beats, anyOf[*gwv1.HeartbeatRequest])
+	if s := e.uplink.Status(); s.Hub != hub {
+		t.Errorf("follows %s, want %s", s.Hub, hub)
+	}
+}
+
+func TestEdgeGoesToTheLeaderItIsToldOf(t *testing.T) {
+	follower, leader := twoHubs(t)
+	follower.follows(leader.url, leader)
+	e := newTestEdge(t, follower)
+	e.build()
+	e.patient()
+	e.run()
+	awaitFollowing(t, e, leader, leader.url)
+	leader.push(map[string]string{"a": "1"})
+	e.awaitRelease(1)
+	if n := follower.count(&follower.passed); n != 0 {
+		t.Errorf("%d calls were passed on though the leader is within reach", n)
+	}
+	if id, _ := e.store.Identity(); !slices.Contains(id.GetHubUrls(), leader.url) {
+		t.Errorf("the leader is not remembered: %v", id.GetHubUrls())
+	}
+}
+
+func TestEdgeThatDoesNotReachTheLeaderIsPassedOn(t *testing.T) {
+	for name, address := range map[string]func(*testing.T) string{
+		"refused": func(*testing.T) string { return "https://127.0.0.1:1" },
+		"silent":  nowhere,
+	} {
+		t.Run(name, func(t *testing.T) {
+			follower, leader := twoHubs(t)
+			follower.follows(address(t), leader)
+			e := newTestEdge(t, follower)
+			e.build()
+			e.patient()
+			e.uplink.pace.leader = 100 * time.Millisecond
+			e.run()
+			awaitFollowing(t, e, leader, follower.url)
+			leader.push(map[string]string{"a": "1"})
+			e.awaitRelease(1)
+			if follower.count(&follower.passed) == 0 {
+				t.Error("nothing was passed on")
+			}
+		})
+	}
+}
+
+func TestEdgeFollowsAChangeOfTheLeaderSoon(t *testing.T) {
+	a, b := twoHubs(t)
+	b.follows(a.url, a)
+	e := newTestEdge(t, a)
+	e.build()
+	e.patient()
+	e.run()
+	awaitFollowing(t, e, a, a.url)
+	b.leads()
+	a.follows(b.url, b)
+	awaitFollowing(t, e, b, b.url)
+	a.leads()
+	b.follows(a.url, a)
+	awaitFollowing(t, e, a, a.url)
+}
+
+// Passed on by one hub, the edge looks for the new leader itself when the old one goes.
+func TestPassedOnEdgeFindsANewLeaderWithinReach(t *testing.T) {
+	a, b := twoHubs(t)
+	a.follows("https://127.0.0.1:1", b) // b leads, and is not reached at that address
+	e := newTestEdge(t, a)
+	e.build()
+	e.patient()
+	e.run()
+	awaitFollowing(t, e, b, a.url)
+	a.leads()
+	b.follows(a.url, a)
+	awaitFollowing(t, e, a, a.url)
+	if e.uplink.hubs.proxy {
+		t.Error("calls are still marked to be passed on")
+	}
+}
+
+func TestEdgeOutlastsAnElection(t *testing.T) {
+	a, b := twoHubs(t)
+	e := newTestEdge(t, a)
+	e.config.Hubs = []string{a.url, b.url}
+	b.follows(a.url, a)
+	e.build()
+	e.patient()
+	e.run()
+	awaitFollowing(t, e, a, a.url)
+	a.follows("", nil)
+	b.follows("", nil)
+	for a.count(&a.hinted) < 2 || b.count(&b.hinted) < 2 { // each has been asked, and knew of none
+		a.mu.Lock()
+		changed := a.changed
+		a.mu.Unlock()
+		select {
+		case <-changed:
+		case <-time.After(time.Millisecond):
+		}
+	}
+	b.leads()
+	a.follows(b.url, b)
+	awaitFollowing(t, e, b, b.url)
+}
+
+// Two hubs that name each other must not keep an edge running.
+func TestHubsThatNameEachOther(t *testing.T) {
+	var slow int
+	u := &Uplink{pace: defaultPace}
+	u.hubs.add("https://a:1", "https://b:1")
+	var tr tries
+	for i := range 100 {
+		leader := "https://a:1"
+		if u.hubs.current() == leader {
+			leader = "https://b:1"
+		}
+		_, wait := u.turn(end{reached: true, err: notLeaderAt(leader)}, &tr)
+		if i >= maxMoves && wait == 0 {
+			t.Fatalf("no wait before try %d", i+1)
+		}
+		if wait > 2*time.Second {
+			slow++
+		}
+	}
+	if slow < 20 {
+		t.Errorf("only %d of 100 waits were long", slow)
+	}
+	if u.turn(end{reached: true, ticked: true, err: notLeaderAt("")}, &tr); tr.leaderless != 1 || tr.failed != 0 {
+		t.Errorf("a hub that ticked begins anew: %+v", tr)
+	}
+}
+
+func TestAFleetSpreadsOverAChangeOfTheLeader(t *testing.T) {
+	moved := end{reached: true, ticked: true, err: notLeaderAt("https://b:1")}
+	tenths, outside := spread(0, 2*time.Second, func(float64) time.Duration {
+		u := &Uplink{pace: defaultPace}
+		u.hubs.add("https://a:1")
+		_, wait := u.turn(moved, &tries{})
+		return wait
+	})
+	wantEven(t, "change of the leader", tenths, outside)
+}
+
+func TestEdgeEnrolsWhereTheLeaderIs(t *testing.T) {
+	follower, leader := twoHubs(t)
+	follower.follows(leader.url, leader)
+	e := newTestEdge(t, follower)
+	e.build()
+	e.patient()
+	e.run()
+	awaitFollowing(t, e, leader, leader.url)
+	if n := leader.count(&leader.enrolled); n != 1 {
+		t.Errorf("enrolled %d times", n)
+	}
+	if n := follower.count(&follower.hinted); n != 1 && n != 2 { // to enrol, and perhaps to follow
+		t.Errorf("the follower was asked %d times", n)
+	}
+}
+
+func TestTokenIsValidatedThroughAHubThatFollows(t *testing.T) {
+	a, b := twoHubs(t)
+	b.follows(a.url, a)
+	hash := identity.HashCredential("gw_something")
+	b.tokens[hash] = &gwv1.ValidateTokenResponse{AppId: "app", App: "app"}
+	e := newTestEdge(t, a)
+	e.build()
+	e.patient()
+	e.uplink.pace.reconnect.quick = time.Hour // the stream does not follow in time
+	e.run()
+	awaitFollowing(t, e, a, a.url)
+	b.leads()
+	a.follows(b.url, b)
+	answer, err := e.uplink.validate(t.Context(), hash)
+	if err != nil || answer.App != "app" {
+		t.Errorf("got %v, %v", answer, err)
+	}
+}
+
+func TestHubListGoesWhereTheLeaderIs(t *testing.T) {
+	var l hubList
+	l.add("https://a:1", "https://b:1")
+	if l.lead("https://a:1") || l.lead("http://clear:1") || l.lead("") {
+		t.Error("the same hub, or one that can't be trusted, is no other")
+	}
+	if !l.lead("https://c:1") || l.route() != (route{hub: "https://c:1"}) {
+		t.Errorf("got %+v", l)
+	}
+	l.told([]string{"https://c:1"}, []string{"https://a:1"}) // b is forgotten
+	if !l.through() || l.route() != (route{hub: "https://a:1", proxy: true}) {
+		t.Errorf("got %+v", l)
+	}
+	if l.through() {
+		t.Error("there is nobody else to be passed on by")
+	}
+	l.rotate()
+	if l.proxy || l.hintedBy != "" {
+		t.Errorf("got %+v", l)
+	}
+	for i := range maxHubs {
+		l.add("https://h:" + string(rune('A'+i)))
+	}
+	if l.lead("https://late:1") {
+		t.Error("a hub was added to a full list")
+	}
+}
