@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
@@ -63,7 +64,8 @@ const (
 	unknown   outcome = "unknown" // it may have been done
 )
 
-// serve has a call served. next serves it here, for the caller of r's context; f is for whom it is passed on.
+// serve has a call served, and tries again while that does no harm: nothing was done, nothing is ever done by such calls,
+// or a key makes sure that it is done once. next serves it here, for the caller of r's context; f is for whom it is passed on.
 func (y *relay) serve(w http.ResponseWriter, r *http.Request, p procedure, next http.Handler, f forwarded) {
 	body := &replay{rest: bodyOf(r)}
 	if p.path() == gwv1connect.ClusterServiceGetClusterStatusProcedure {
@@ -78,9 +80,15 @@ func (y *relay) serve(w http.ResponseWriter, r *http.Request, p procedure, next 
 	}
 	patience, cancel := context.WithTimeout(r.Context(), holdTime)
 	defer cancel()
+	repeatable := p.readOnly || r.Header.Get("Idempotency-Key") != ""
+	begun := false // it may have been done
 	for {
 		address, err := y.leader(patience)
-		if err != nil {
+		switch {
+		case err != nil && begun && !p.readOnly:
+			y.refuse(w, r, errUnknownOutcome(err))
+			return
+		case err != nil:
 			y.refuse(w, r, &Error{Reason: ReasonNotProposed, Message: "no hub leads now, and nothing was changed: try again"})
 			return
 		}
@@ -93,12 +101,12 @@ func (y *relay) serve(w http.ResponseWriter, r *http.Request, p procedure, next 
 		default:
 			end, err = y.there(w, r, p, body, f, address)
 		}
+		begun = begun || end == unknown
 		switch {
 		case end == answered:
 			return
-		case end == unknown && !p.readOnly:
-			y.refuse(w, r, &Error{Reason: ReasonUnknownOutcome, Message: fmt.Sprintf(
-				"the leader was lost while it worked on this, which may have been done: repeat it with the same Idempotency-Key (%v)", err)})
+		case begun && !p.readOnly && (!repeatable || body.lost):
+			y.refuse(w, r, errUnknownOutcome(err))
 			return
 		case body.lost:
 			y.refuse(w, r, &Error{Reason: ReasonNotProposed, Message: fmt.Sprintf("the leader was not reached, and nothing was changed: try again (%v)", err)})
@@ -106,6 +114,11 @@ func (y *relay) serve(w http.ResponseWriter, r *http.Request, p procedure, next 
 		}
 		pauseAbout(patience, 50*time.Millisecond)
 	}
+}
+
+func errUnknownOutcome(why error) error {
+	return &Error{Reason: ReasonUnknownOutcome, Message: fmt.Sprintf(
+		"the leader was lost while it worked on this, which may have been done: repeat it with the same Idempotency-Key (%v)", why)}
 }
 
 // serveStatus answers even if there is no leader: that is when it is asked for most.
@@ -296,7 +309,11 @@ func (y *relay) catchUp(ctx context.Context, index uint64) {
 func (y *relay) failed(_ http.ResponseWriter, r *http.Request, err error) {
 	c := r.Context().Value(passageKey{}).(*passage)
 	c.err, c.end = err, untouched
-	if c.sent.Load() && !errors.Is(err, errElsewhere) {
+	// A transport that dials again has made sure that what it had a connection for before was not taken; but it takes a
+	// key for leave to repeat what may have been.
+	var dial *net.OpError
+	dialled := errors.As(err, &dial) && dial.Op == "dial" && r.Header.Get("Idempotency-Key") == ""
+	if c.sent.Load() && !dialled && !errors.Is(err, errElsewhere) {
 		c.end = unknown
 	}
 }
