@@ -20,6 +20,8 @@ import (
 type machine struct {
 	failed *latch
 	alter  func(*gwv1.Command) *gwv1.Command // for tests of hubs that diverge; nil: none
+	// replaced is called when a snapshot has taken the place of the state; nil: nothing is.
+	replaced func()
 
 	// now is the newest state; written with mu held, by Raft's goroutine only.
 	now atomic.Pointer[state.State]
@@ -129,6 +131,9 @@ func (m *machine) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("restore: %w", err)
 	}
 	m.publish(s, func(t *touched) { t.reset(s.Index()) })
+	if m.replaced != nil {
+		m.replaced()
+	}
 	return nil
 }
 

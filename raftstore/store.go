@@ -243,7 +243,10 @@ func (s *Store) startRaft() (alone bool, err error) {
 	if s.config.wrapMachine != nil {
 		fsm = s.config.wrapMachine(s.machine)
 	}
-	if s.raft, err = raft.NewRaft(config, fsm, cached, votes, snapshots, s.transport); err != nil {
+	fit := &seam{SnapshotStore: snapshots, logs: cached}
+	s.machine.replaced = fit.replaced
+	s.transport.seam.Store(fit)
+	if s.raft, err = raft.NewRaft(config, fsm, cached, votes, fit, s.transport); err != nil {
 		return false, err
 	}
 	members := s.raft.GetConfiguration()

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -14,13 +15,14 @@ type peerTransport interface {
 	raft.WithClose
 }
 
-// transport passes everything on to another one, but for three things. Heartbeats take the same queue as all other
+// transport passes everything on to another one, but for four things. Heartbeats take the same queue as all other
 // requests, because Raft's fast path for them lets a term change under the leader's feet (hashicorp/raft#695). Requests
-// from this process can be put into the queue. And what the others answer is noted.
+// from this process can be put into the queue. What the others answer is noted. And what a leader asks is corrected.
 type transport struct {
 	peerTransport
 	peers *peers
 	queue chan raft.RPC
+	seam  atomic.Pointer[seam] // nil: nothing is corrected
 
 	closing sync.Once
 	stop    chan struct{}
@@ -42,6 +44,9 @@ func (t *transport) forward() {
 	for {
 		select {
 		case r := <-t.peerTransport.Consumer():
+			if q, ok := r.Command.(*raft.AppendEntriesRequest); ok && t.seam.Load() != nil {
+				r.Command = t.seam.Load().correct(q)
+			}
 			select {
 			case t.queue <- r:
 			case <-t.stop:
