@@ -71,6 +71,9 @@ func (s *Store) configuration() ([]raft.Server, error) {
 	return f.Configuration().Servers, nil
 }
 
+// Address is where the other hubs reach this one, as Config said it.
+func (s *Store) Address() string { return string(s.transport.LocalAddr()) }
+
 // Leader returns the hub that leads, as far as this one knows, and its address; "" if it knows of none.
 func (s *Store) Leader() (id, address string) {
 	a, i := s.raft.LeaderWithID()

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -32,6 +33,18 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 		return nil, fmt.Errorf("begin a snapshot: %w", err)
 	}
 	return &snapshotSink{SnapshotSink: sink, store: s, sum: sha256.New(), began: time.Now(), members: membersIndex}, nil
+}
+
+// Snapshot writes a snapshot of this hub's state now, and shortens its log, as happens by itself from time to time. It
+// returns when the snapshot is written and was read back. One with nothing new in it is no error.
+func (s *Store) Snapshot(ctx context.Context) error {
+	ctx, stop := s.bound(ctx)
+	defer stop()
+	err := answerOf(ctx, func() error { return s.raft.Snapshot().Error() })
+	if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return fmt.Errorf("take a snapshot: %w", s.reason(ctx, err))
+	}
+	return nil
 }
 
 // snapshotSink is one snapshot being written.
