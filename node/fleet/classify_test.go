@@ -145,6 +145,16 @@ func TestSync(t *testing.T) {
 	}
 }
 
+func TestAHubThatFollowsHearsNobody(t *testing.T) {
+	f := facts()
+	f.Live, f.Following = nil, true
+	f.Record.LoadedEpoch, f.Record.LoadedRelease, f.Record.LoadedChecksum = 1, 7, newer2[:]
+	e := Classify(f)
+	if e.Connection != stale || e.Sync != unknown || !strings.Contains(e.ConnectionReason, "only the leader hears") || e.SyncReason != e.ConnectionReason {
+		t.Errorf("got %v %q, %v %q", e.Connection, e.ConnectionReason, e.Sync, e.SyncReason)
+	}
+}
+
 func TestHealthIsWhatTheEdgeSays(t *testing.T) {
 	f := facts()
 	f.Live.Heartbeat.Health, f.Live.Heartbeat.HealthReason = gwv1.Health_HEALTH_DEGRADED, "offline grace running"

@@ -107,6 +107,30 @@ func TestForgetEndsStreamsAndTheNextBeatRegistersAgain(t *testing.T) {
 	}
 }
 
+func TestAHubThatResignsForgetsEveryEdgeAndEndsNoStream(t *testing.T) {
+	f, c := newFleet()
+	f.Beat(edgeID("e"), "a", beat("s", 1), Certificate{})
+	gone, release := f.OpenStream(edgeID("e"), "s", "a")
+	before := f.Revision()
+	f.Resign()
+	select {
+	case <-gone:
+		t.Fatal("the stream was told that its edge was removed")
+	default:
+	}
+	release() // of a stream that outlives it
+	if len(f.All()) != 0 || len(f.Drain(10)) != 0 || f.Revision() == before {
+		t.Fatal("something is left")
+	}
+	// Leading again much later, it is in grace, and not misled by what it heard before.
+	c.advance(time.Hour)
+	f.SetLeaderSince(c.t)
+	if e := Classify(Facts{Record: &gwv1.EdgeRecord{Id: "e", Namespace: "default", FirstSeen: epoch0.UnixNano()}, Live: f.Live("e"),
+		Now: c.t, LeaderSince: f.LeaderSince(), Interval: f.Interval()}); e.Connection != stale {
+		t.Fatalf("shown as %v: %s", e.Connection, e.ConnectionReason)
+	}
+}
+
 func TestOnlyNewsIsDrained(t *testing.T) {
 	f, c := newFleet()
 	certificate := Certificate{Serial: "1f", NotAfter: epoch0.Add(time.Hour)}
