@@ -23,6 +23,9 @@ type ordeal struct {
 	faults  []fault
 	stale   bool
 	only    string // what the clients do; "": everything
+	// atLeastVoters there must be at any time; twoVotersFor is how long there may be two. 0: no matter.
+	atLeastVoters int
+	twoVotersFor  time.Duration
 }
 
 // verdict is what a run showed.
@@ -42,7 +45,7 @@ func (o *verdict) accuse(format string, args ...any) {
 func chaosOrdeal(seed uint64) ordeal {
 	o := ordeal{options: virtualOptions{seed: seed}, clients: 5, length: 30 * time.Second}
 	if seed%2 == 0 {
-		o.options.snapshotAfter, o.options.trailing = 20, 10
+		o.options.snapshotAfter, o.options.trailing, o.options.snapshotEvery = 20, 10, 2*time.Second
 	}
 	if seed%5 == 0 {
 		o.options.hubs = 5
@@ -57,6 +60,7 @@ func undergo(t *testing.T, o ordeal) *verdict {
 	var d *verdict
 	bubble(t, func(t *testing.T) { d = o.run(t) })
 	d.judge()
+	d.judgeVoters(o)
 	return d
 }
 
@@ -100,9 +104,6 @@ func (v *virtual) mend() {
 		v.revive(h)
 		if l := h.now(); l != nil {
 			l.disk.misbehave(v.options.disk)
-		}
-		if h.address() != h.name {
-			v.tasks.Go(func() { v.add(context.Background(), h) }) // a move may have been cut short
 		}
 	}
 }
@@ -272,6 +273,23 @@ func (d *verdict) judge() {
 	}
 }
 
+// judgeVoters looks at how many voters there were, and for how long.
+func (d *verdict) judgeVoters(o ordeal) {
+	for i, n := range d.ledger.voters {
+		if n.voters < o.atLeastVoters {
+			d.accuse("I13: %d voters at index %d", n.voters, n.index)
+		}
+		if o.twoVotersFor == 0 || n.voters != 2 {
+			continue
+		}
+		if i+1 == len(d.ledger.voters) {
+			d.accuse("I13: two voters at the end")
+		} else if lasted := d.ledger.voters[i+1].at.Sub(n.at); lasted > o.twoVotersFor {
+			d.accuse("I13: two voters for %v", lasted)
+		}
+	}
+}
+
 // judgeWrites looks every write up in the log.
 func (d *verdict) judgeWrites() {
 	inLog := map[string]uint64{} // value → first index
@@ -311,7 +329,7 @@ func (d *verdict) specAt(index uint64) string {
 // and the same clients; which goroutine runs first at an instant is not in the seed, so a rare failure may take more
 // than one run to come again.
 func TestChaos(t *testing.T) {
-	first, last := uint64(1), uint64(40)
+	first, last := uint64(1), uint64(30)
 	if n, err := strconv.ParseUint(os.Getenv("GW_CHAOS_SEEDS"), 10, 64); err == nil {
 		last = n
 	}
@@ -337,9 +355,9 @@ func TestChaos(t *testing.T) {
 
 // tally counts over many runs.
 type tally struct {
-	outcomes                                                              [4]int
-	reads, elections, entries, snapshots, compared, ops, changes, beacons int
-	recovery, worst                                                       time.Duration
+	outcomes                                                                         [4]int
+	reads, elections, entries, snapshots, compared, ops, changes, beacons, installed int
+	recovery, worst                                                                  time.Duration
 }
 
 func (s *tally) add(d *verdict) {
@@ -356,12 +374,13 @@ func (s *tally) add(d *verdict) {
 	s.compared += d.ledger.compared
 	s.changes += d.ledger.changes
 	s.beacons += d.ledger.beacons
+	s.installed += d.ledger.installed
 	s.recovery, s.worst = max(s.recovery, d.recovery), max(s.worst, d.history.worst)
 }
 
 func (s tally) String() string {
 	return fmt.Sprintf("%d checked calls; writes: %d done, %d refused, %d unknown, %d not proposed; %d reads, %d log entries, "+
-		"%d leaderships, %d forced snapshots, %d changes of members; %d states and %d beacons compared; slowest recovery %v, longest call %v",
+		"%d leaderships, %d snapshots, %d installed, %d changes of members; %d states and %d beacons compared; slowest recovery %v, longest call %v",
 		s.ops, s.outcomes[done], s.outcomes[refused], s.outcomes[unknown], s.outcomes[notProposed], s.reads, s.entries,
-		s.elections, s.snapshots, s.changes, s.compared, s.beacons, s.recovery, s.worst)
+		s.elections, s.snapshots, s.installed, s.changes, s.compared, s.beacons, s.recovery, s.worst)
 }

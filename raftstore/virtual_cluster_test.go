@@ -39,11 +39,13 @@ type virtual struct {
 }
 
 type virtualOptions struct {
-	seed     uint64
-	hubs     int           // 0: 3
-	election time.Duration // 0: 1 s
+	seed         uint64
+	hubs         int           // 0: 3; -1: none at first
+	founderNames []string      // nil: the hubs there are at first
+	election     time.Duration // 0: 1 s
 	// snapshotAfter entries, of which trailing stay; 0: as in production.
 	snapshotAfter, trailing uint64
+	snapshotEvery           time.Duration // 0: as in production
 	disk                    diskFaults
 	// distort is the witness's, per hub; nil: none.
 	distort func(hub string) func(l *raft.Log)
@@ -164,9 +166,12 @@ func chance[T any](v *virtual, f func(r *rand.Rand) T) T {
 }
 
 func (v *virtual) founders() []raft.Server {
-	var servers []raft.Server
+	names := v.options.founderNames
 	for i := range v.options.hubs {
-		name := fmt.Sprintf("h%d", i+1)
+		names = append(names, fmt.Sprintf("h%d", i+1))
+	}
+	var servers []raft.Server
+	for _, name := range names {
 		servers = append(servers, raft.Server{ID: raft.ServerID(name), Address: raft.ServerAddress(name)})
 	}
 	return servers
@@ -179,7 +184,7 @@ func (v *virtual) config(h *virtualHub, d *memDisk) Config {
 		ElectionTimeout: v.options.election, Version: "virtual", BeaconInterval: 5 * time.Second, Stream: v.network.listen(h.address()),
 		Logger:            slog.New(slog.DiscardHandler),
 		Bootstrap:         func(string) (*gwv1.Bootstrap, error) { return &gwv1.Bootstrap{ClusterId: "virtual"}, nil },
-		snapshotThreshold: v.options.snapshotAfter, trailingLogs: v.options.trailing,
+		snapshotThreshold: v.options.snapshotAfter, trailingLogs: v.options.trailing, snapshotInterval: v.options.snapshotEvery,
 		diskSpace: func(string) (free, total uint64, err error) { return 1 << 40, 1 << 40, nil },
 		openPlace: func() (*place, error) {
 			return &place{id: h.platter.id, disk: d, snapshots: memSnapshots{d}, unlock: func() error { return nil }}, nil

@@ -3,7 +3,9 @@ package raftstore
 import (
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -24,6 +26,8 @@ type ledger struct {
 	snapshots int
 	beacons   int // that were compared
 	changes   int // of the members
+	installed int // snapshots that came from a leader
+	voters    []voterCount
 }
 
 type applied struct {
@@ -32,6 +36,13 @@ type applied struct {
 	data []byte
 	hash [sha256.Size]byte
 	hub  string // the first to apply it
+}
+
+// voterCount is how many voters there are from an instant on.
+type voterCount struct {
+	at     time.Time
+	index  uint64
+	voters int
 }
 
 type digestAt struct {
@@ -78,6 +89,7 @@ func (g *ledger) applied(hub string, l *raft.Log, answer any, s *state.State) {
 	if e := g.entries[l.Index]; e == nil {
 		g.entries[l.Index] = &applied{term: l.Term, kind: l.Type, data: l.Data, hash: hash, hub: hub}
 		g.opened(l, answer)
+		g.configured(l)
 	} else if e.term != l.Term || e.hash != hash || e.kind != l.Type {
 		g.accuse("I8: at index %d, %s applied an entry of term %d and %s another one of term %d", l.Index, e.hub, e.term, hub, l.Term)
 	}
@@ -112,6 +124,20 @@ func (g *ledger) opened(l *raft.Log, answer any) {
 	}
 	g.terms[open.Term], g.lastTerm = open.NodeId, max(g.lastTerm, open.Term)
 	g.elections++
+}
+
+// configured counts the voters. Entries come in the order of the log, but for what a hub catches up on.
+func (g *ledger) configured(l *raft.Log) {
+	if l.Type != raft.LogConfiguration || len(g.voters) > 0 && g.voters[len(g.voters)-1].index > l.Index {
+		return
+	}
+	n := 0
+	for _, s := range raft.DecodeConfiguration(l.Data).Servers {
+		if s.Suffrage == raft.Voter {
+			n++
+		}
+	}
+	g.voters = append(g.voters, voterCount{time.Now(), l.Index, n})
 }
 
 // replay applies the whole ledger to an empty state, up to the first gap or last.
@@ -149,6 +175,20 @@ type witness struct {
 var _ raft.BatchingFSM = (*witness)(nil)
 
 func (w *witness) Apply(l *raft.Log) any { return w.ApplyBatch([]*raft.Log{l})[0] }
+
+// Snapshot implements raft.FSM.
+func (w *witness) Snapshot() (raft.FSMSnapshot, error) {
+	w.ledger.count(func() { w.ledger.snapshots++ })
+	return w.machine.Snapshot()
+}
+
+// Restore implements raft.FSM.
+func (w *witness) Restore(r io.ReadCloser) error {
+	if w.machine.now.Load().Index() > 0 {
+		w.ledger.count(func() { w.ledger.installed++ })
+	}
+	return w.machine.Restore(r)
+}
 
 func (w *witness) ApplyBatch(logs []*raft.Log) []any {
 	answers := make([]any, 0, len(logs))

@@ -103,7 +103,7 @@ func (v *virtual) move(ctx context.Context, h *virtualHub, d time.Duration) {
 	h.moved++
 	h.mu.Unlock()
 	v.revive(h)
-	if err := v.add(ctx, h); err != nil {
+	if err := v.add(context.WithoutCancel(ctx), h); err != nil { // a hub nobody finds is no hub
 		v.tell("%s was not moved: %v", h.name, err)
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -199,18 +200,15 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// killFor crashes hubs at once and starts them again one by one.
+// killFor crashes hubs at once and starts them again one by one, at once if ctx ends.
 func (v *virtual) killFor(ctx context.Context, d time.Duration, hubs ...*virtualHub) {
-	var down []*virtualHub
+	var group sync.WaitGroup
 	for _, h := range hubs {
-		if v.crash(h) {
-			down = append(down, h)
-		}
+		group.Go(func() { v.crash(h) })
 	}
-	for _, h := range down {
-		if !sleep(ctx, d/time.Duration(len(down))) {
-			return
-		}
+	group.Wait()
+	for _, h := range hubs {
+		sleep(ctx, d/time.Duration(len(hubs)))
 		v.revive(h)
 	}
 }
@@ -275,8 +273,8 @@ func (v *virtual) snapshot(ctx context.Context, h *virtualHub) {
 	if l := h.now(); l != nil {
 		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 		defer cancel()
-		if err := answerOf(ctx, l.store.raft.Snapshot().Error); err == nil {
-			v.ledger.count(func() { v.ledger.snapshots++ })
+		if err := answerOf(ctx, l.store.raft.Snapshot().Error); err != nil {
+			v.tell("snapshot of %s: %v", h.name, err)
 		}
 	}
 }
