@@ -47,7 +47,7 @@ func noteError(ctx context.Context, err error) {
 		return
 	}
 	a.again = errors.Is(err, raftstore.ErrNotProposed) && !errors.Is(err, raftstore.ErrTooLarge) &&
-		!errors.Is(err, raftstore.ErrClosed) && !errors.Is(err, raftstore.ErrMembership)
+		!errors.Is(err, raftstore.ErrClosed) && !errors.Is(err, raftstore.ErrHalted) && !errors.Is(err, raftstore.ErrMembership)
 }
 
 // noteStranger is told that a bearer token is not known here; the leader may know it.

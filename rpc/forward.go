@@ -77,6 +77,7 @@ func (y *relay) serve(w http.ResponseWriter, r *http.Request, p procedure, next 
 		if y.here(w, r, body, next) == answered {
 			return
 		}
+		w.Header().Del(headerAge)
 	}
 	patience, cancel := context.WithTimeout(r.Context(), holdTime)
 	defer cancel()
@@ -89,7 +90,7 @@ func (y *relay) serve(w http.ResponseWriter, r *http.Request, p procedure, next 
 			y.refuse(w, r, errUnknownOutcome(err))
 			return
 		case err != nil:
-			y.refuse(w, r, &Error{Reason: ReasonNotProposed, Message: "no hub leads now, and nothing was changed: try again"})
+			y.refuse(w, r, &Error{Reason: ReasonNotProposed, Message: err.Error() + ", and nothing was changed: try again"})
 			return
 		}
 		end := untouched
@@ -155,19 +156,24 @@ func (k *core) leaderNow() (address string, here bool) {
 	return address, false
 }
 
-// leader waits until it is known who leads; "" is this hub. Whoever opens a term changes the state; that the leader is
-// known again may come without, so it is looked after from time to time.
+// leader waits until it is known who leads; "" is this hub. The error is a sentence that says why it is in vain.
 func (y *relay) leader(ctx context.Context) (address string, err error) {
 	for {
+		if err := y.fault(); err != nil {
+			return "", fmt.Errorf("this hub has stopped serving (%w): ask another one", err)
+		}
 		address, here := y.leaderNow()
+		if ctx.Err() != nil {
+			return "", errNoLeader
+		}
 		if here || address != "" {
-			return address, ctx.Err()
+			return address, nil
 		}
-		if err := pauseAbout(ctx, 50*time.Millisecond); err != nil {
-			return "", err
-		}
+		pauseAbout(ctx, 50*time.Millisecond)
 	}
 }
+
+var errNoLeader = errors.New("no hub leads now")
 
 // pauseAbout waits for half to one and a half of d, or until ctx ends.
 func pauseAbout(ctx context.Context, d time.Duration) error {
@@ -234,6 +240,8 @@ func (y *relay) there(w http.ResponseWriter, r *http.Request, p procedure, body 
 	// survive. Callers notice by themselves: a stream of any protocol has an end, and other answers are passed on whole.
 	ctx = context.WithValue(ctx, http.ServerContextKey, nil)
 	out := r.WithContext(context.WithValue(ctx, passageKey{}, c))
+	// An answer may begin before the request has ended; over HTTP/1 that has to be allowed for.
+	_ = http.NewResponseController(w).EnableFullDuplex()
 	if p.clientStream {
 		out.Body = body.once()
 	} else {

@@ -1,9 +1,11 @@
 package rpc
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"gw/rpc/gwv1"
 	"gw/rpc/gwv1/gwv1connect"
@@ -349,4 +352,104 @@ func TestAStreamThroughAFollower(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A request that is too large to be kept is sent once: it succeeds, or it is said that nothing was changed.
+func TestALargeRequestThroughAFollower(t *testing.T) {
+	hubs := newHubs(t, 3)
+	token := hubs[0].user("ann", RoleAdmin)
+	large := func(name string) *gwv1.ApplyResourcesRequest {
+		r := &gwv1.ApplyResourcesRequest{}
+		for i := range 300 {
+			id := fmt.Sprintf("%s-%d", name, i)
+			var paths []any
+			for j := range 25 {
+				paths = append(paths, fmt.Sprintf("/%s/%d/%s", id, j, strings.Repeat("x", 200)))
+			}
+			r.Resources = append(r.Resources, object("API", "", id, map[string]any{
+				"paths": paths, "upstreams": []any{map[string]any{"url": "http://127.0.0.1:9"}}}))
+		}
+		return r
+	}
+	first := large("a")
+	if size := proto.Size(first); size < maxReplay*11/10 {
+		t.Fatalf("%d bytes are not large", size)
+	}
+	for _, client := range []*http.Client{hubs[1].web(), http.DefaultClient} {
+		_, err := gwv1connect.NewConfigServiceClient(client, hubs[1].admin, bearer(token)).ApplyResources(t.Context(), first)
+		must(t, err)
+	}
+	if !hubs[1].has("a-299") {
+		t.Error("not there at once")
+	}
+	hubs[0].port.sever()
+	_, err := gwv1connect.NewConfigServiceClient(hubs[1].web(), hubs[1].admin, bearer(token)).ApplyResources(t.Context(), large("b"))
+	if err != nil { // the follower may have heard of the new leader already
+		(&harness{t: t}).refused(err, connect.CodeUnavailable, ReasonNotProposed, "nothing was changed")
+	}
+}
+
+func TestAHubThatHasStoppedSaysSoAtOnce(t *testing.T) {
+	hubs := newHubs(t, 3)
+	token := hubs[0].user("ann", RoleAdmin)
+	eventually(t, "the token is everywhere", func() bool { _, err := hubs[1].hub.Authenticate(t.Context(), token); return err == nil })
+	hubs[1].store.Halt("of a test")
+	began := time.Now()
+	_, err := gwv1connect.NewAccessServiceClient(hubs[1].web(), hubs[1].admin, bearer(token)).ListApps(t.Context(), &gwv1.ListAppsRequest{})
+	(&harness{t: t}).refused(err, connect.CodeUnavailable, ReasonNotProposed, "of a test")
+	if took := time.Since(began); took > holdTime/2 {
+		t.Errorf("after %v", took)
+	}
+	eventually(t, "the status shows it", func() bool {
+		s, err := hubs[0].cluster(token).GetClusterStatus(t.Context(), &gwv1.GetClusterStatusRequest{})
+		must(t, err)
+		return strings.Contains(strings.Join(s.Alarms, "\n"), "has stopped serving") && s.FailureTolerance == 0
+	})
+}
+
+// Calls in-process, as the console makes them, survive the death of the leader in the middle of a stream.
+func TestAnInProcessStreamSurvivesTheLeadersDeath(t *testing.T) {
+	hubs := newHubs(t, 3)
+	leader, follower := hubs[0], hubs[1]
+	token := leader.user("ann", RoleAdmin)
+	edge, _ := leader.asEdge(leader.enroll("e1")) // an edge that never loads it keeps the push unfinished
+	_, err := edge.Heartbeat(t.Context(), &gwv1.HeartbeatRequest{SessionId: edgeSession, Sequence: 1, Health: gwv1.Health_HEALTH_OK})
+	must(t, err)
+	leader.apply("a")
+	pushed, err := leader.hub.Releases.Push(leader.asAdmin(), &gwv1.PushRequest{})
+	must(t, err)
+	envelope := append([]byte{0, 0, 0, 0, 0}, fmt.Sprintf(`{"number":"%d"}`, pushed.Number)...)
+	envelope[4] = byte(len(envelope) - 5)
+	r := httptest.NewRequest("POST", gwv1connect.ReleaseServiceWatchPushProcedure, bytes.NewReader(envelope))
+	r.Header.Set("Content-Type", "application/connect+json")
+	r.Header.Set("Authorization", "Bearer "+token)
+	// As within a request of the console, where a panic would end the process.
+	r = r.WithContext(context.WithValue(r.Context(), http.ServerContextKey, &http.Server{}))
+	answer := &firstWrite{ResponseRecorder: httptest.NewRecorder(), begun: make(chan struct{})}
+	done := make(chan struct{})
+	handler := follower.hub.AdminHandler()
+	go func() {
+		defer close(done)
+		handler.ServeHTTP(answer, r)
+	}()
+	<-answer.begun
+	leader.port.sever()
+	<-done
+	// The caller sees what came, and that its end, which is marked, did not.
+	if body := answer.Body.String(); !strings.Contains(body, fmt.Sprint(pushed.Number)) || strings.Contains(body, "\x02") {
+		t.Errorf("got %q", body)
+	}
+}
+
+// firstWrite tells when something was written.
+type firstWrite struct {
+	*httptest.ResponseRecorder
+	once  sync.Once
+	begun chan struct{}
+}
+
+func (w *firstWrite) Write(p []byte) (int, error) {
+	n, err := w.ResponseRecorder.Write(p)
+	w.once.Do(func() { close(w.begun) })
+	return n, err
 }

@@ -76,7 +76,7 @@ func (k *core) describe() *gwv1.DescribeResponse {
 		DiskFreeBytes: k.diskFree(),
 	}
 	d.LeaderId, d.LeaderAddress = k.store.Leader()
-	if err := cmp.Or(k.store.Err(), k.store.Halted()); err != nil {
+	if err := k.fault(); err != nil {
 		d.Fault = err.Error()
 	}
 	if index, digest := k.store.Beacon(); index > 0 {
@@ -84,6 +84,9 @@ func (k *core) describe() *gwv1.DescribeResponse {
 	}
 	return d
 }
+
+// fault is why this hub has stopped serving; nil if it hasn't.
+func (k *core) fault() error { return cmp.Or(k.store.Err(), k.store.Halted()) }
 
 // hubAddresses returns every member and where it is reached, sorted by ID.
 func (k *core) hubAddresses() []*gwv1.HubAddress {
