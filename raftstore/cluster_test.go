@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"gw/rpc/gwv1"
 )
@@ -221,9 +225,8 @@ func TestDeadAddressLeavesWritesAvailable(t *testing.T) {
 	if got := voters(t, a); !slices.Equal(got, []string{a.id}) {
 		t.Errorf("voters %v, want %s alone", got, a.id)
 	}
-	alarms := a.Alarms()
-	if len(alarms) != 3 {
-		t.Errorf("alarms %q, want one for each dead hub and one for the tolerance", alarms)
+	if alarms := a.Alarms(); len(alarms) != 1 || !strings.Contains(alarms[0], "no failure tolerance: 1 of 1 voters") {
+		t.Errorf("alarms %q, want one about the tolerance", alarms)
 	}
 	for i := range 2 {
 		if err := a.RemoveMember(within(t, 10*time.Second), fmt.Sprintf("dead-%d", i)); err != nil {
@@ -295,6 +298,89 @@ func TestStepsNeverLowerTheTolerance(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestMemberAlarms(t *testing.T) {
+	me := Member{ID: "me", Voter: true, Self: true}
+	silent := func(id string, voter bool, d time.Duration) Member {
+		return Member{ID: id, Address: id + ":1", Voter: voter, LastContact: d}
+	}
+	for _, c := range []struct {
+		name    string
+		members []Member
+		want    []string
+	}{
+		{"alone", []Member{me}, nil},
+		{"all well", []Member{me, silent("a", true, 0), silent("b", true, 100*time.Millisecond)}, nil},
+		{"one for a moment", []Member{me, silent("a", true, 0), silent("b", true, 2*time.Second)},
+			[]string{"no failure tolerance: 2 of 3 voters answer, and 2 are needed"}},
+		{"one for long", []Member{me, silent("a", true, 0), silent("b", true, 61*time.Second)}, []string{
+			"voter b at b:1 has not answered for 1m1s; if it is gone for good, remove it",
+			"no failure tolerance: 2 of 3 voters answer, and 2 are needed"}},
+		{"a learner", []Member{me, silent("a", true, 0), silent("b", true, 0), silent("l", false, time.Minute)},
+			[]string{"learner l at l:1 has not answered for 1m0s; if it is gone for good, remove it"}},
+	} {
+		if got := memberAlarms(c.members, time.Second, 10*time.Second); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// A cluster of three that loses one does not rest at two voters: one of them would be enough to stop it.
+func TestTwoVotersAreNotKept(t *testing.T) {
+	a := mustOpen(t, hubConfig(t, t.TempDir()))
+	b, d := mustJoin(t), mustJoin(t)
+	impatient := quick
+	impatient.twoVoters = 200 * time.Millisecond
+	keep(t, impatient, a, b, d)
+	a.mustAdd(t, b, d)
+	eventually(t, "three voters", func() bool { return len(voters(t, a)) == 3 })
+	if err := a.RemoveMember(within(t, 10*time.Second), d.id); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "one voter and a learner", func() bool {
+		m, err := a.Members()
+		return err == nil && len(m) == 2 && slices.Equal(voters(t, a), []string{a.id})
+	})
+	if err := b.Close(); err != nil { // now its end costs nothing
+		t.Fatal(err)
+	}
+	a.mustPropose(t, save("default", "after", "x"))
+}
+
+func TestTwoVotersIfAllowed(t *testing.T) {
+	a, b := mustOpen(t, hubConfig(t, t.TempDir())), mustJoin(t)
+	allowed := quick
+	allowed.AllowTwo = true
+	keep(t, allowed, a, b)
+	a.mustAdd(t, b)
+	eventually(t, "two voters", func() bool { return len(voters(t, a)) == 2 && len(voters(t, b)) == 2 })
+	write(t, "x", "y", a, b)
+}
+
+// Raft can be left answering every command with "leadership transfer in progress" for good. That is noticed, and one
+// that ends by itself is not taken for it.
+func TestEndlessTransferIsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit = 8 * time.Second
+		var k stuck
+		inProgress := fmt.Errorf("wrapped: %w", raft.ErrLeadershipTransferInProgress)
+		note := func(after time.Duration, answer error, want bool) {
+			t.Helper()
+			time.Sleep(after)
+			if got := k.note(answer, limit); (got != nil) != want {
+				t.Errorf("%v: stuck is %v, want %v", answer, got, want)
+			}
+		}
+		note(0, nil, false)
+		note(time.Hour, inProgress, false)
+		note(limit, inProgress, false)
+		note(0, raft.ErrNotLeader, false) // it ended
+		note(time.Hour, inProgress, false)
+		note(limit, inProgress, false)
+		note(1, inProgress, true)
+		note(0, nil, false)
+	})
 }
 
 func TestSteadiness(t *testing.T) {

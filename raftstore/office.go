@@ -23,6 +23,7 @@ type office struct {
 // term is one leadership of this hub. ctx ends with it.
 type term struct {
 	number uint64
+	began  time.Time
 	ctx    context.Context
 	// transferred is set by the one attempt to hand this leadership over.
 	transferred atomic.Bool
@@ -119,7 +120,7 @@ func (s *Store) takeOffice() (leave func()) {
 			return
 		}
 		s.log.Info("this hub leads", "node", s.id, "term", number)
-		s.office.set(true, &term{number: number, ctx: ctx})
+		s.office.set(true, &term{number: number, began: time.Now(), ctx: ctx})
 		s.settle(ctx)
 	})
 	if !started {

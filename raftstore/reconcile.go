@@ -18,6 +18,8 @@ type MembershipConfig struct {
 	Settle time.Duration
 	// MaxVoters is how many voters there are at most; further hubs stay learners. 0: five.
 	MaxVoters int
+
+	twoVoters time.Duration // for tests; 0: twoVotersLimit
 }
 
 func (c MembershipConfig) settle() time.Duration {
@@ -25,6 +27,13 @@ func (c MembershipConfig) settle() time.Duration {
 		return 2 * time.Second
 	}
 	return c.Settle
+}
+
+func (c MembershipConfig) twoVotersLimit() time.Duration {
+	if c.twoVoters == 0 {
+		return twoVotersLimit
+	}
+	return c.twoVoters
 }
 
 func (c MembershipConfig) maxVoters() int {
@@ -86,7 +95,7 @@ func nextStep(members []standing, c MembershipConfig, twoFor time.Duration) step
 	case voters == 1 && len(ready) == 1 && !c.AllowTwo:
 	case len(ready) > 0:
 		return step{promote, ready[0]}
-	case voters == 2 && !c.AllowTwo && twoFor >= twoVotersLimit && other != "":
+	case voters == 2 && !c.AllowTwo && twoFor >= c.twoVotersLimit() && other != "":
 		return step{demote, other}
 	}
 	return step{kind: rest}
@@ -212,7 +221,7 @@ func (s *Store) FailureTolerance() (n int, ok bool) {
 	if err != nil || !s.Leading() {
 		return 0, false
 	}
-	spare, _, _ := tolerance(members, s.contactLimit())
+	spare, _, _ := tolerance(s.sinceTookOver(members), s.contactLimit())
 	return max(0, spare), true
 }
 
@@ -226,23 +235,35 @@ func (s *Store) Alarms() []string {
 	if err != nil || !s.Leading() {
 		return alarms
 	}
-	return append(alarms, memberAlarms(members, s.contactLimit(), silenceLimit)...)
+	return append(alarms, memberAlarms(s.sinceTookOver(members), s.contactLimit(), silenceLimit)...)
+}
+
+// sinceTookOver counts a member that has not answered this leader yet as silent since it took over, and not for ever:
+// nobody is lost because leadership has just changed.
+func (s *Store) sinceTookOver(members []Member) []Member {
+	t, _, _ := s.office.get()
+	if t == nil {
+		return members
+	}
+	for i, m := range members {
+		if m.LastContact < 0 {
+			members[i].LastContact = time.Since(t.began)
+		}
+	}
+	return members
 }
 
 func memberAlarms(members []Member, contact, silence time.Duration) (alarms []string) {
 	for _, m := range members {
-		if m.LastContact >= 0 && m.LastContact < silence || m.Self {
+		if m.LastContact < silence || m.Self {
 			continue
 		}
 		role := "learner"
 		if m.Voter {
 			role = "voter"
 		}
-		last := "has not answered since this leader took over"
-		if m.LastContact >= 0 {
-			last = fmt.Sprintf("has not answered for %v", m.LastContact.Round(time.Second))
-		}
-		alarms = append(alarms, fmt.Sprintf("%s %s at %s %s; if it is gone for good, remove it", role, m.ID, m.Address, last))
+		alarms = append(alarms, fmt.Sprintf("%s %s at %s has not answered for %v; if it is gone for good, remove it",
+			role, m.ID, m.Address, m.LastContact.Round(time.Second)))
 	}
 	spare, voters, live := tolerance(members, contact)
 	if spare <= 0 && len(members) > 1 {
