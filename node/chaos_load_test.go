@@ -52,6 +52,21 @@ func classify(err error) (o outcome, surprise bool) {
 	return unknown, false
 }
 
+// leaderHint is where an error says that the leader is.
+func leaderHint(err error) string {
+	var e *connect.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	for _, d := range e.Details() {
+		value, err := d.Value()
+		if detail, ok := value.(*gwv1.ErrorDetail); ok && err == nil {
+			return detail.LeaderUrl
+		}
+	}
+	return ""
+}
+
 // save is a call that saves a value under a name, if it has the version; 0 is any.
 func save(version uint64, name, value string) *gwv1.ApplyResourcesRequest {
 	list := func(v ...*structpb.Value) *structpb.Value {
@@ -116,8 +131,8 @@ func (c *cluster) startLoad() *load {
 		ops: map[string][]porcupine.Operation{}, tokens: map[string]outcome{},
 	}
 	for i := range loadClients {
-		k := &client{load: l, id: i, hub: l.hubs[i%len(l.hubs)], seen: map[string]seen{}}
-		l.clients.Go(func() { k.run(ctx) })
+		k := &client{load: l, id: i, hub: l.hubs[i%len(l.hubs)], stop: ctx, seen: map[string]seen{}}
+		l.clients.Go(k.run)
 	}
 	c.t.Cleanup(l.end)
 	return l
@@ -138,6 +153,7 @@ type client struct {
 	id   int
 	n    int
 	hub  *process
+	stop context.Context // no call begins after it has ended
 	seen map[string]seen // by register: what it knows is there
 }
 
@@ -146,8 +162,8 @@ type seen struct {
 	version uint64
 }
 
-func (k *client) run(stop context.Context) {
-	for stop.Err() == nil {
+func (k *client) run() {
+	for k.stop.Err() == nil {
 		k.n++
 		// A register is left after some time, so that its history stays short enough to be checked.
 		name := fmt.Sprintf("%s-r%d-%d", k.load.label, k.load.calls.Add(1)/100, rand.IntN(3))
@@ -164,7 +180,7 @@ func (k *client) run(stop context.Context) {
 		}
 		select { // so that a round of chaos is not all about CPU
 		case <-time.After(time.Duration(rand.Int64N(int64(25 * time.Millisecond)))):
-		case <-stop.Done():
+		case <-k.stop.Done():
 		}
 	}
 }
@@ -191,7 +207,7 @@ func (k *client) call(key string, call func(ctx context.Context, h *process) err
 // have taken effect.
 func (k *client) insist(key string, call func(ctx context.Context, h *process) error) outcome {
 	tainted := false // an earlier attempt may have taken effect
-	for range 20 {
+	for tries := 0; tries < 20 && (tries == 0 || k.stop.Err() == nil); tries++ {
 		switch o, _ := classify(k.call(key, call)); {
 		case o == done:
 			return done

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -45,11 +46,10 @@ type cluster struct {
 	t     *testing.T
 	dir   string
 	hubs  []*process
-	token string   // bearer token of an admin
-	flags []string // of every hub
-	// place gives the nth hub its addresses, and says how it is started. Nil: on loopback.
-	place func(h *process)
-	http  *http.Client // to the admin listeners; carries the bearer token
+	token string           // bearer token of an admin
+	flags []string         // of every hub
+	place func(h *process) // gives a new hub its addresses and flags
+	http  *http.Client     // to the admin listeners; carries the bearer token
 }
 
 // process is one hub, on its data directory and its addresses, running or not.
@@ -73,29 +73,39 @@ type process struct {
 // newCluster starts hubs, the first alone, and returns when all of them vote.
 func newCluster(t *testing.T, hubs int, flags ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, dir: t.TempDir(), flags: flags}
-	c.prepare()
+	c := prepareCluster(t, nil, flags...)
 	c.grow(hubs)
 	return c
 }
 
-// prepare makes what the processes' callers need. Everything started later ends with the test.
-func (c *cluster) prepare() {
+// prepareCluster returns a cluster without hubs. Those started later end with the test. trust is for admin listeners
+// over TLS; nil if there are none.
+func prepareCluster(t *testing.T, trust *tls.Config, flags ...string) *cluster {
 	transport := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext,
 		MaxIdleConnsPerHost: 16,
+		TLSClientConfig:     trust,
 	}
+	c := &cluster{t: t, dir: t.TempDir(), flags: flags, place: onLoopback}
 	c.http = &http.Client{Transport: &signed{c, transport}}
-	c.t.Cleanup(func() {
+	t.Cleanup(func() {
 		for _, h := range c.hubs {
 			h.signal(syscall.SIGKILL)
 			h.awaitExit(time.Minute)
 		}
 		transport.CloseIdleConnections()
-		if c.t.Failed() {
+		if t.Failed() {
 			c.logTails()
 		}
 	})
+	return c
+}
+
+// onLoopback gives a hub free ports of loopback.
+func onLoopback(h *process) {
+	admin := freePort(h.c.t)
+	h.address, h.admin = freePort(h.c.t), "http://"+admin
+	h.flags = []string{"--listen", h.address, "--admin-listen", admin}
 }
 
 // signed adds the bearer token to calls.
@@ -138,13 +148,7 @@ func (c *cluster) newHub() *process {
 	h := &process{c: c, name: fmt.Sprintf("hub-%d", n), command: []string{gw}}
 	h.dir = filepath.Join(c.dir, h.name)
 	c.hubs = append(c.hubs, h)
-	if c.place != nil {
-		c.place(h)
-	} else {
-		admin := freePort(c.t)
-		h.address, h.admin = freePort(c.t), "http://"+admin
-		h.flags = []string{"--listen", h.address, "--admin-listen", admin}
-	}
+	c.place(h)
 	h.config = gwv1connect.NewConfigServiceClient(c.http, h.admin)
 	h.access = gwv1connect.NewAccessServiceClient(c.http, h.admin)
 	h.cluster = gwv1connect.NewClusterServiceClient(c.http, h.admin)
@@ -436,7 +440,7 @@ func (c *cluster) awaitVoters(n int) {
 func (c *cluster) awaitWrite(h *process, limit time.Duration) time.Duration {
 	c.t.Helper()
 	return c.await(limit, h.name+" accepts a write", func() error {
-		ctx, cancel := context.WithTimeout(c.t.Context(), limit)
+		ctx, cancel := context.WithTimeout(c.t.Context(), min(limit, 3*time.Second)) // as a person would try again
 		defer cancel()
 		_, err := h.config.ApplyResources(ctx, save(0, "probe", fmt.Sprintf("p%d", rand.Int64())))
 		return err
@@ -478,6 +482,51 @@ func (h *process) digest() (sum [sha256.Size]byte, err error) {
 		hash.Write(stream.Msg().Chunk)
 	}
 	return [sha256.Size]byte(hash.Sum(nil)), stream.Err()
+}
+
+// value is what a hub says is saved under a name. Only a linearizable read counts, unless stale is set.
+func (h *process) value(name string, stale bool) (string, error) {
+	ctx, cancel := context.WithTimeout(h.c.t.Context(), callTimeout)
+	defer cancel()
+	if stale {
+		ctx = withHeader(ctx, "Gw-Consistency", "stale")
+	}
+	answer, err := h.config.GetResource(ctx, &gwv1.GetResourceRequest{Kind: "API", Name: name})
+	return saved(answer.GetResource()), err
+}
+
+// put saves a value through a hub.
+func (h *process) put(name, value string) {
+	h.c.t.Helper()
+	ctx, cancel := context.WithTimeout(h.c.t.Context(), callTimeout)
+	defer cancel()
+	if _, err := h.config.ApplyResources(ctx, save(0, name, value)); err != nil {
+		h.c.t.Fatalf("save %s through %s: %v", name, h.name, err)
+	}
+}
+
+// must checks what the hub says of itself: which codes, and which checks of /readyz fail.
+func (h *process) must(livez, readyz int, failing ...string) {
+	h.c.t.Helper()
+	live, ready := h.livez(), h.readyz()
+	if live.code != livez {
+		h.c.t.Errorf("/livez of %s: %v, want %d", h.name, live, livez)
+	}
+	if ready.code != readyz || !slices.Equal(ready.failed, failing) {
+		h.c.t.Errorf("/readyz of %s: %v, want %d with %v failed", h.name, ready, readyz, failing)
+	}
+}
+
+// awaitReady waits until /readyz has a code; what failed is in the answer.
+func (h *process) awaitReady(code int, limit time.Duration) (found health) {
+	h.c.t.Helper()
+	h.c.await(limit, fmt.Sprintf("/readyz of %s is %d", h.name, code), func() error {
+		if found = h.readyz(); found.code != code {
+			return fmt.Errorf("it is %v", found)
+		}
+		return nil
+	})
+	return found
 }
 
 // health is what /livez or /readyz said.
