@@ -54,6 +54,15 @@ func (s *seam) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	return meta, r, nil
 }
 
+// wrote takes note of a snapshot, if it is the newest: one of this hub's own may be written while a leader's arrives.
+func (s *seam) wrote(end point) {
+	for old := s.written.Load(); old == nil || old.index < end.index; old = s.written.Load() {
+		if s.written.CompareAndSwap(old, &end) {
+			return
+		}
+	}
+}
+
 // replaced is called when a snapshot that was written has become this hub's state; until then, the log is what it has.
 // An error of the disk stops the store by itself.
 func (s *seam) replaced() {
@@ -100,7 +109,7 @@ func (k *seamSink) Close() error {
 		return err
 	}
 	k.ended = true
-	k.seam.written.Store(&k.end)
+	k.seam.wrote(k.end)
 	return nil
 }
 
