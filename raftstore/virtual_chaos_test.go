@@ -325,10 +325,10 @@ func (d *verdict) specAt(index uint64) string {
 	return string(c.Edits[0].Spec)
 }
 
-// TestChaos runs seeds: GW_CHAOS_SEED=n one of them, GW_CHAOS_SEEDS=n the first n. The same seed gives the same schedule
+// TestVirtualChaos runs seeds: GW_CHAOS_SEED=n one of them, GW_CHAOS_SEEDS=n the first n. The same seed gives the same schedule
 // and the same clients; which goroutine runs first at an instant is not in the seed, so a rare failure may take more
 // than one run to come again.
-func TestChaos(t *testing.T) {
+func TestVirtualChaos(t *testing.T) {
 	first, last := uint64(1), uint64(30)
 	if n, err := strconv.ParseUint(os.Getenv("GW_CHAOS_SEEDS"), 10, 64); err == nil {
 		last = n
@@ -346,7 +346,7 @@ func TestChaos(t *testing.T) {
 		d := undergo(t, o)
 		sum.add(d)
 		if len(d.wrong) > 0 {
-			t.Errorf("seed %d (again: GW_CHAOS_SEED=%d go test -run TestChaos ./raftstore)\n%v\nschedule:\n%s\nstory:\n%s",
+			t.Errorf("seed %d (again: GW_CHAOS_SEED=%d go test -run TestVirtualChaos ./raftstore)\n%v\nschedule:\n%s\nstory:\n%s",
 				seed, seed, d.wrong, describeSchedule(o.faults), d.story)
 		}
 	}

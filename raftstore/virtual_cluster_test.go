@@ -261,18 +261,17 @@ func (v *virtual) crash(h *virtualHub) bool {
 }
 
 func (v *virtual) end(l *life) bool {
-	l.hub.mu.Lock()
-	if l.hub.life != l {
-		l.hub.mu.Unlock()
+	h := l.hub
+	h.mu.Lock()
+	if h.life != l {
+		h.mu.Unlock()
 		return false
 	}
-	l.hub.life = nil
-	l.hub.mu.Unlock()
-	close(l.crashed)
+	close(l.crashed) // all of this before anybody can start the next incarnation
 	l.disk.crash()
-	if c := l.store.config.Stream; c != nil {
-		c.Close()
-	}
+	l.store.config.Stream.Close()
+	h.life = nil
+	h.mu.Unlock()
 	l.store.failed.set(errCrashed) // so that Close hands nothing over
 	l.store.Close()                // the process is gone: what Close says is of no interest, but its goroutines must end
 	return true

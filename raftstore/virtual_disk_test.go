@@ -105,7 +105,7 @@ func (d *memDisk) crash() {
 	d.crashed = true
 	close(d.dead)
 	d.settle(time.Now())
-	if d.inFlight == nil {
+	if d.inFlight == nil || len(d.unsynced) > 0 { // nothing gets there before what came before it
 		return
 	}
 	d.platter.mu.Lock()

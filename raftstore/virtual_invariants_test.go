@@ -6,7 +6,7 @@ import (
 )
 
 // The invariants that the store alone can show, by name. Each is an ordeal that goes for it, and counts that say it was
-// put to the test. TestChaos checks all of them at once.
+// put to the test. TestVirtualChaos checks all of them at once.
 //
 // Invariant 12, that no command panics, is FuzzApply and its siblings in state; the round trip of I14 is tested there as
 // well, I18 in backup_test.go.
@@ -101,7 +101,7 @@ func TestI8HubsAgreeAtEveryIndex(t *testing.T) {
 		o.options.snapshotAfter, o.options.trailing, o.options.snapshotEvery = 20, 5, time.Second
 		return o
 	}, func(s tally) string {
-		return lacks(s.compared > 30 && s.beacons >= 3 && s.snapshots > 30, "comparisons or snapshots")
+		return lacks(s.compared > 30 && s.beacons > 0 && s.snapshots > 30, "comparisons or snapshots")
 	})
 }
 

@@ -155,6 +155,11 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 func (s *stream) DialHub(ctx context.Context, to string) (net.Conn, error) {
 	n := s.network
 	for {
+		select {
+		case <-s.closed:
+			return nil, net.ErrClosed
+		default:
+		}
 		c, changed, err := n.connect(s.address, to)
 		if err != nil || c != nil {
 			return c, err
