@@ -97,12 +97,16 @@ func (l *life) voter(id string) bool {
 
 // move gives a hub another address, as another machine with its disk would have.
 func (v *virtual) move(ctx context.Context, h *virtualHub, d time.Duration) {
-	v.crash(h)
-	sleep(ctx, d/2)
 	h.mu.Lock()
 	h.moved++
 	h.mu.Unlock()
+	v.crash(h)
+	sleep(ctx, d/2)
 	v.revive(h)
+	if l := h.now(); l != nil && l.store.config.Stream.Addr().String() != h.address() {
+		v.crash(h) // somebody was just starting it where it was
+		v.revive(h)
+	}
 	if err := v.add(context.WithoutCancel(ctx), h); err != nil { // a hub nobody finds is no hub
 		v.tell("%s was not moved: %v", h.name, err)
 		return
