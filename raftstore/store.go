@@ -323,8 +323,17 @@ func (s *Store) watchFailure() {
 	case <-s.failed.done:
 		s.log.Error("the store failed; this hub must stop", "error", s.failed.err)
 		s.cancel()
-		s.shutdown() // not waited for: its disk may hang
+		s.stopRaft()
 	case <-s.ctx.Done():
+	}
+}
+
+// stopRaft ends Raft without waiting for it, because its disk may hang; Close waits. The other hubs' requests get an end
+// instead of no answer.
+func (s *Store) stopRaft() {
+	s.shutdown()
+	if err := s.transport.Close(); err != nil {
+		s.log.Warn("close the stream", "error", err)
 	}
 }
 
