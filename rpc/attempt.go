@@ -33,6 +33,7 @@ func newAttempt(w http.ResponseWriter, store *raftstore.Store, silent bool) *att
 func (a *attempt) serve(next http.Handler, r *http.Request) (again bool) {
 	next.ServeHTTP(a, r.WithContext(context.WithValue(r.Context(), attemptKey{}, a)))
 	if !a.dropped() {
+		a.mark() // of an answer without a body the header is yet to be written
 		return false
 	}
 	clear(a.Header())
@@ -64,14 +65,20 @@ func (a *attempt) WriteHeader(status int) {
 	if a.dropped() {
 		return
 	}
-	if !a.wrote {
-		a.wrote = true
-		a.Header().Set(headerIndex, strconv.FormatUint(a.store.State().Index(), 10))
-		if a.again {
-			a.Header().Set(headerOutcome, "again")
-		}
-	}
+	a.mark()
 	a.ResponseWriter.WriteHeader(status)
+}
+
+// mark begins the answer: what hubs want to know of it goes into its header.
+func (a *attempt) mark() {
+	if a.wrote {
+		return
+	}
+	a.wrote = true
+	a.Header().Set(headerIndex, strconv.FormatUint(a.store.State().Index(), 10))
+	if a.again {
+		a.Header().Set(headerOutcome, "again")
+	}
 }
 
 // Write implements io.Writer.

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -169,9 +170,8 @@ func TestMetrics(t *testing.T) {
 		{leader, "gw_fleet_edges", map[string]string{"connection": "stale"}, 0},
 		{follower, "gw_fleet_edges", map[string]string{"connection": "connected"}, -1},
 	} {
-		if got := c.hub.metric(c.name, c.labels); got != c.want {
-			t.Errorf("%s%v = %v, want %v", c.name, c.labels, got, c.want)
-		}
+		// Counted right after the answer was sent.
+		eventually(t, fmt.Sprintf("%s%v is %v", c.name, c.labels, c.want), func() bool { return c.hub.metric(c.name, c.labels) == c.want })
 	}
 	families, err := leader.metrics.Gather()
 	must(t, err)

@@ -44,6 +44,19 @@ func TestAnyHubServesAndReadsItsWrite(t *testing.T) {
 	}
 }
 
+// An empty message is no bytes at all.
+func TestAnAnswerWithoutABodyCarriesTheIndex(t *testing.T) {
+	h := foundHub(t)
+	token := h.user("ann", RoleAdmin)
+	h.post(http.DefaultClient, h.admin, gwv1connect.AccessServiceCreateAppProcedure, token, `{"app":{"name":"web"}}`)
+	request, err := proto.Marshal(&gwv1.DeleteAppRequest{Name: "web"})
+	must(t, err)
+	a, body := h.post(http.DefaultClient, h.admin, gwv1connect.AccessServiceDeleteAppProcedure, token, string(request), "Content-Type", "application/proto")
+	if index, err := strconv.ParseUint(a.Header.Get(headerIndex), 10, 64); err != nil || index < h.store.State().Index() || a.StatusCode != 200 || body != "" {
+		t.Errorf("got %d %q with index %q at %d", a.StatusCode, body, a.Header.Get(headerIndex), h.store.State().Index())
+	}
+}
+
 func TestARefusalPassesThroughAFollower(t *testing.T) {
 	hubs := newHubs(t, 3)
 	leader, follower := hubs[0], hubs[1]

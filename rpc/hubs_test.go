@@ -48,7 +48,8 @@ type testHub struct {
 	stops       []func() // what kill does, in order
 }
 
-const testElection = 250 * time.Millisecond
+// testElection leaves a busy machine time for heartbeats.
+const testElection = 500 * time.Millisecond
 
 // openHub opens the store and the port of a hub; its services follow once it has an identity.
 func openHub(t testing.TB, join bool) *testHub {
