@@ -439,7 +439,14 @@ func (h *hub) run(ctx context.Context, serving func()) error {
 		s.http.BaseContext = func(net.Listener) context.Context { return streams }
 		g.Go(s.serve)
 	}
-	g.Go(func() error { return h.services.Run(ctx) })
+	g.Go(func() error {
+		err := h.services.Run(ctx)
+		if h.store.Halted() != nil { // not by stopping: started again it would serve until it is found out again
+			<-ctx.Done()
+			return nil
+		}
+		return err
+	})
 	g.Go(func() error { return h.keepCertificate(ctx) })
 	g.Go(func() error { return h.keepMember(ctx) })
 	g.Go(func() error {
