@@ -459,6 +459,7 @@ func (h *hub) run(ctx context.Context, serving func()) error {
 	})
 	g.Go(func() error {
 		<-ctx.Done()
+		h.handOver()
 		endStreams()
 		h.admin.shutdown(5 * time.Second)
 		h.edges.shutdown(5 * time.Second)
@@ -470,6 +471,19 @@ func (h *hub) run(ctx context.Context, serving func()) error {
 		return nil
 	}
 	return err
+}
+
+// handOver gives leadership away while calls are still served, so that those that come now are passed on to the new
+// leader. If it fails, the others elect one when this hub is gone.
+func (h *hub) handOver() {
+	if !h.store.Leading() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), min(2*h.config.ElectionTimeout, 5*time.Second))
+	defer cancel()
+	if err := h.store.TransferLeadership(ctx, ""); err != nil && !errors.Is(err, raftstore.ErrMembership) {
+		h.log.Warn("leadership was not handed over", "error", err)
+	}
 }
 
 // close closes what is open, in reverse order.
