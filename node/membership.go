@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -82,8 +83,16 @@ func (h *hub) otherHubs() []string {
 			add(record.Address)
 		}
 	}
+	if members, err := h.store.Members(); err == nil {
+		for _, m := range members { // after a start they are known before the state is
+			add(m.Address)
+		}
+	}
 	for _, known := range h.knownHubs {
 		add(known.Address)
+	}
+	if join, err := url.Parse(h.config.Join); err == nil {
+		add(join.Host) // all that is known after a start that was cut short before this hub was added
 	}
 	return addresses
 }
