@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"net"
@@ -87,6 +88,7 @@ type hub struct {
 
 	metrics  *prometheus.Registry
 	store    *raftstore.Store
+	opened   atomic.Pointer[raftstore.Store] // store, for Raft's goroutines
 	services *rpc.Hub
 	edges    *server // EdgeService and HubService, mutual TLS
 	admin    *server // console and admin API
@@ -138,6 +140,11 @@ func (h *hub) openStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if stored != nil {
+		if stored, err = h.withoutLog(stored, dir); err != nil {
+			return err
+		}
+	}
 	if stored == nil && h.config.Join != "" {
 		return h.joinStore(ctx, dir)
 	}
@@ -157,12 +164,56 @@ func (h *hub) openStore(ctx context.Context) error {
 	return h.reopenStore(dir)
 }
 
+// withoutLog returns stored, or nil if the hub's log is gone: then it is another hub, which has to join like any other.
+func (h *hub) withoutLog(stored *gwv1.StoredHub, dir string) (*gwv1.StoredHub, error) {
+	_, err := os.Stat(filepath.Join(dir, "raft.db"))
+	switch {
+	case !errors.Is(err, fs.ErrNotExist):
+		return stored, err
+	case h.config.Join == "":
+		return nil, fmt.Errorf("%s has no log any more, so this is no longer the hub it was: start it with --join and --token to join as a new one", dir)
+	}
+	// First, so that a start that fails from here on is repeated from here.
+	if err := os.Remove(h.storedPath()); err != nil {
+		return nil, fmt.Errorf("forget what this hub was: %w", err)
+	}
+	return nil, nil
+}
+
+// setStore takes what raftstore.Open returned.
+func (h *hub) setStore(s *raftstore.Store, err error) error {
+	if err != nil {
+		return err
+	}
+	h.store = s
+	h.opened.Store(s)
+	return nil
+}
+
+// memberAt returns the ID of the member at an address. Raft asks, from when the store is being opened.
+func (h *hub) memberAt(address string) (string, error) {
+	s := h.opened.Load()
+	if s == nil {
+		return "", errors.New("the store is not open yet")
+	}
+	members, err := s.Members()
+	if err != nil {
+		return "", err
+	}
+	for _, m := range members {
+		if m.Address == address {
+			return m.ID, nil
+		}
+	}
+	return "", fmt.Errorf("no member is at %s", address)
+}
+
 // storeConfig is how the store is opened. A hub that has joined, or will, never founds a cluster of its own.
 func (h *hub) storeConfig(dir string, join bool) raftstore.Config {
 	return raftstore.Config{
 		Dir:             dir,
 		ElectionTimeout: h.config.ElectionTimeout,
-		Stream:          raftStream{h.port.raft, h.port},
+		Stream:          raftStream{h.port.raft, h.port, h.memberAt},
 		Address:         h.address(),
 		Join:            join,
 		Logger:          h.log.With("room", "raftstore"),
@@ -176,7 +227,7 @@ func (h *hub) storeConfig(dir string, join bool) raftstore.Config {
 }
 
 // reopenStore opens the store of a cluster this hub is part of. The others must know who calls before there is a leader.
-func (h *hub) reopenStore(dir string) (err error) {
+func (h *hub) reopenStore(dir string) error {
 	id, err := raftstore.NodeID(dir)
 	if err != nil {
 		return err
@@ -184,16 +235,15 @@ func (h *hub) reopenStore(dir string) (err error) {
 	if err := h.showIdentity(id); err != nil {
 		return err
 	}
-	h.store, err = raftstore.Open(h.storeConfig(dir, true))
-	return err
+	return h.setStore(raftstore.Open(h.storeConfig(dir, true)))
 }
 
 // joinStore opens an empty store that waits to be added, and gets the cluster's identity for its ID.
-func (h *hub) joinStore(ctx context.Context, dir string) (err error) {
+func (h *hub) joinStore(ctx context.Context, dir string) error {
 	if h.config.Token == "" {
 		return usage("--join needs --token: on a machine with the CLI, gw join-token create --role hub prints one")
 	}
-	if h.store, err = raftstore.Open(h.storeConfig(dir, true)); err != nil {
+	if err := h.setStore(raftstore.Open(h.storeConfig(dir, true))); err != nil {
 		return err
 	}
 	if err := h.enrol(ctx, h.store.NodeID()); err != nil {
@@ -203,8 +253,8 @@ func (h *hub) joinStore(ctx context.Context, dir string) (err error) {
 }
 
 // foundStore opens the store of a new cluster, or of one whose founding was cut short.
-func (h *hub) foundStore(dir string) (err error) {
-	if h.store, err = raftstore.Open(h.storeConfig(dir, false)); err != nil {
+func (h *hub) foundStore(dir string) error {
+	if err := h.setStore(raftstore.Open(h.storeConfig(dir, false))); err != nil {
 		return err
 	}
 	cluster := h.store.State().Cluster()

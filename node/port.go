@@ -170,12 +170,26 @@ func (p *port) dial(ctx context.Context, address string) (net.Conn, string, erro
 type raftStream struct {
 	*branch
 	port *port
+	// memberAt returns the ID of the member that is to be found at an address.
+	memberAt func(address string) (id string, err error)
 }
 
-// DialHub opens a connection to the hub at address.
+// DialHub opens a connection to the member at address. Raft asks and believes addresses: another hub there, such as one
+// that lost its disk and is a new hub now, would vote and take entries in the place of the one that has them.
 func (s raftStream) DialHub(ctx context.Context, address string) (net.Conn, error) {
-	c, _, err := s.port.dial(ctx, address)
-	return c, err
+	want, err := s.memberAt(address)
+	if err != nil {
+		return nil, err
+	}
+	c, id, err := s.port.dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	if id != want {
+		c.Close()
+		return nil, fmt.Errorf("at %s answers hub %s instead of %s", address, id, want)
+	}
+	return c, nil
 }
 
 // branch is the connections of one protocol, as a net.Listener.
