@@ -325,9 +325,9 @@ func (d *verdict) specAt(index uint64) string {
 	return string(c.Edits[0].Spec)
 }
 
-// TestVirtualChaos runs seeds: GW_CHAOS_SEED=n one of them, GW_CHAOS_SEEDS=m the first m, both m from n on. The same seed gives the same schedule
-// and the same clients; which goroutine runs first at an instant is not in the seed, so a rare failure may take more
-// than one run to come again.
+// TestVirtualChaos runs seeds: GW_CHAOS_SEED=n one of them, GW_CHAOS_SEEDS=m the first m, both m from n on. The same
+// seed gives the same schedule and the same clients; which goroutine runs first at an instant is not in the seed, so a
+// rare failure may take more than one run to come again.
 func TestVirtualChaos(t *testing.T) {
 	first, count := uint64(1), uint64(30)
 	if n, err := strconv.ParseUint(os.Getenv("GW_CHAOS_SEED"), 10, 64); err == nil {
