@@ -2,14 +2,22 @@ package node
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
 
 	"gw/node/cli"
+	"gw/node/fleetbench"
 	"gw/node/gateway/gatewaybench"
+	"gw/node/uplink"
+	"gw/rpc/gwv1"
 )
 
 // bench is "gw bench": each claim of speed beside its reference, in one run.
 type bench struct {
 	Proxy benchProxy `cmd:"" help:"CPU per governed request, as a ratio to a tuned bare reverse proxy."`
+	Fleet benchFleet `cmd:"" help:"What a fleet of simulated edges asks of the hubs, and how fast pushes and revocations reach it."`
 }
 
 type benchProxy struct {
@@ -32,3 +40,111 @@ func (c *benchProxy) Run(ctx context.Context, std *cli.Context) error {
 		Rounds: c.Rounds, Requests: c.Requests, Connections: c.Connections, Body: c.Body,
 	}, std.Stdout)
 }
+
+type benchFleet struct {
+	cli.Connection
+	Existing bool     `help:"Measure the cluster that --hub or the login names, in a namespace of its own there, instead of hubs started for this run."`
+	EdgeHub  []string `placeholder:"URL" help:"With --existing: where edges reach its hubs, https://HOST:PORT. Default: where it says."`
+
+	Edges       int           `default:"1000" help:"Simulated edges, each with a certificate and a connection of its own."`
+	AtOnce      int           `default:"64" help:"Edges that enrol at a time."`
+	Resources   int           `default:"100" help:"Resources in the edges' release."`
+	Scenario    []string      `enum:"enrol,steady,push,revoke,restart" default:"enrol,steady,push,revoke,restart" help:"What to measure: enrol, steady, push, revoke, restart (kill -9 of the leader)."`
+	Steady      time.Duration `default:"30s" help:"How long steady heartbeats are watched."`
+	Pushes      int           `default:"5" help:"Pushes of one changed resource each."`
+	Revocations int           `default:"10" help:"Tokens revoked."`
+	Restarts    int           `default:"1" help:"Leaders killed."`
+	Patience    time.Duration `default:"2m" help:"How long anything may take to reach all edges."`
+	Timeout     time.Duration `default:"30m" help:"How long all of it may take."`
+
+	Hubs              int           `default:"1" help:"Hubs started for this run, 1 or 3."`
+	ElectionTimeout   time.Duration `default:"1s" help:"Of those hubs, as of gw hub."`
+	HeartbeatInterval time.Duration `default:"30s" help:"Of those hubs, as of gw hub."`
+	Output            string        `short:"o" enum:"table,json" default:"table" placeholder:"FORMAT" help:"table for people, json for programs."`
+}
+
+// Examples are shown by "gw bench fleet --help".
+func (*benchFleet) Examples() string {
+	return `
+gw bench fleet
+gw bench fleet --edges 10000 --hubs 3 -o json
+gw bench fleet --edges 200 --scenario push,revoke --pushes 20
+gw bench fleet --existing --hub https://hub-1.example:7070 --edges 500`
+}
+
+// Run measures and prints a table.
+func (c *benchFleet) Run(ctx context.Context, std *cli.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	config := fleetbench.Config{
+		NewEdge: newBenchEdge,
+		Edges:   c.Edges, AtOnce: c.AtOnce, Resources: c.Resources, Scenarios: c.Scenario, SteadyFor: c.Steady,
+		Pushes: c.Pushes, Revocations: c.Revocations, Restarts: c.Restarts, Patience: c.Patience,
+		JSON:     c.Output == "json",
+		Progress: func(line string) { fmt.Fprintln(std.Stderr, line+" …") },
+	}
+	if c.Existing {
+		admin, client, err := c.HTTPClient(std)
+		if err != nil {
+			return err
+		}
+		config.Existing = &fleetbench.Existing{Admin: admin, Client: client, Hubs: c.EdgeHub}
+		return fleetbench.Run(ctx, config, std.Stdout)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	config.Hubs, config.Program = c.Hubs, program
+	config.HubFlags = []string{"--election-timeout", c.ElectionTimeout.String(), "--heartbeat-interval", c.HeartbeatInterval.String()}
+	return fleetbench.Run(ctx, config, std.Stdout)
+}
+
+// benchEdge is the edge's side of the conversation as every edge has it, without a gateway.
+type benchEdge struct {
+	uplink *uplink.Uplink
+	tokens *uplink.Tokens[struct{}]
+}
+
+func newBenchEdge(c fleetbench.EdgeConfig) (fleetbench.Edge, error) {
+	quiet := slog.New(slog.DiscardHandler)
+	tokens := uplink.NewTokens(uplink.TokensConfig{
+		Logger: quiet,
+		OnRevoke: func(r uplink.Revocation) {
+			for hash := range r.Tokens {
+				c.Revoked(hash)
+			}
+		},
+	}, func(*gwv1.ValidateTokenResponse) struct{} { return struct{}{} })
+	u, err := uplink.New(uplink.Config{
+		EdgeID: c.ID, Hubs: c.Hubs, JoinToken: c.JoinToken, Store: c.Store, Tokens: tokens, Logger: quiet,
+		Version: Version(), Build: Build(),
+		Metadata: map[string]string{"simulated": "true"},
+		Apply: func(_ context.Context, r uplink.Release) error {
+			c.Apply(r.Target, r.Namespace, r.Blobs)
+			return nil
+		},
+		Loaded: func() (l uplink.Loaded) {
+			l.Epoch, l.Number, l.Checksum = c.Loaded()
+			return l
+		},
+		Health: func() uplink.Health {
+			c.Beat() // every heartbeat asks once
+			return uplink.Health{State: gwv1.Health_HEALTH_OK}
+		},
+	})
+	if err != nil {
+		tokens.Close()
+		return nil, err
+	}
+	return &benchEdge{u, tokens}, nil
+}
+
+// Run implements fleetbench.Edge.
+func (e *benchEdge) Run(ctx context.Context) error {
+	defer e.tokens.Close()
+	return e.uplink.Run(ctx)
+}
+
+// Following implements fleetbench.Edge.
+func (e *benchEdge) Following() bool { return e.uplink.Status().Following }

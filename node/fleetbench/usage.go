@@ -1,0 +1,109 @@
+package fleetbench
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// usage is what a process has used so far.
+type usage struct {
+	hub string
+	cpu time.Duration
+	rss float64 // bytes, now
+}
+
+// usage returns that of each hub that runs: from the kernel if they are this run's, else from the metrics of the one
+// whose admin API is used.
+func (b *bench) usage(ctx context.Context) ([]usage, error) {
+	if b.hubs == nil {
+		u, err := b.admin.usage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return []usage{u}, nil
+	}
+	var all []usage
+	for _, k := range b.hubs.list {
+		if !k.running() {
+			continue
+		}
+		u, err := usageOf(k.cmd.Process.Pid)
+		if err != nil {
+			return nil, err
+		}
+		u.hub = k.name
+		all = append(all, u)
+	}
+	return all, nil
+}
+
+// usage reads a hub's /metrics.
+func (a *admin) usage(ctx context.Context) (u usage, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+"/metrics", nil)
+	if err != nil {
+		return u, err
+	}
+	answer, err := a.http.Do(r)
+	if err != nil {
+		return u, fmt.Errorf("read the hub's metrics: %w", err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return u, fmt.Errorf("read the hub's metrics: %s", answer.Status)
+	}
+	u.hub = a.base
+	found := 0
+	lines := bufio.NewScanner(io.LimitReader(answer.Body, 16<<20))
+	for lines.Scan() {
+		name, text, _ := strings.Cut(lines.Text(), " ")
+		v, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			continue
+		}
+		switch name {
+		case "process_cpu_seconds_total":
+			u.cpu = time.Duration(v * float64(time.Second))
+			found++
+		case "process_resident_memory_bytes":
+			u.rss = v
+			found++
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return u, fmt.Errorf("read the hub's metrics: %w", err)
+	}
+	if found != 2 {
+		return u, fmt.Errorf("the hub's metrics don't tell its CPU time and memory")
+	}
+	return u, nil
+}
+
+// used returns the CPU time of all hubs between two looks; hubs in only one of them don't count.
+func used(before, after []usage) (cpu time.Duration) {
+	for _, a := range after {
+		for _, b := range before {
+			if a.hub == b.hub && a.cpu >= b.cpu {
+				cpu += a.cpu - b.cpu
+			}
+		}
+	}
+	return cpu
+}
+
+// grown returns by how many bytes the hub that grew most has grown: it is the one that edges are connected to.
+func grown(before, after []usage) (bytes float64) {
+	for _, a := range after {
+		for _, b := range before {
+			if a.hub == b.hub {
+				bytes = max(bytes, a.rss-b.rss)
+			}
+		}
+	}
+	return bytes
+}
