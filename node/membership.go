@@ -22,6 +22,8 @@ const (
 	joinRetry = time.Second
 	// membershipCheck is how often a hub looks whether it is still a member.
 	membershipCheck = 2 * time.Second
+	// silenceLimit is for how long a leader may be silent before a hub asks the others whether it was removed.
+	silenceLimit = 10 * time.Second
 )
 
 // errRemoved is what a hub stops with when it was taken out of its cluster.
@@ -44,7 +46,7 @@ func (h *hub) keepMember(ctx context.Context) error {
 				}
 				h.log.Warn("not added to the cluster yet", "error", err)
 			}
-		case h.store.LeaderContact() > 10*time.Second && h.othersSayRemoved(ctx):
+		case h.leaderIsSilent() && h.othersSayRemoved(ctx):
 			return errRemoved
 		}
 		select {
@@ -53,6 +55,12 @@ func (h *hub) keepMember(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// leaderIsSilent reports whether no leader has spoken to this hub since it was started, or for long.
+func (h *hub) leaderIsSilent() bool {
+	contact := h.store.LeaderContact()
+	return contact < 0 || contact > silenceLimit
 }
 
 func (h *hub) isMember() (bool, error) {
