@@ -91,8 +91,8 @@ func TestChaosStopLeader(t *testing.T) {
 		old.start()
 		c.awaitVoters(3)
 	}
-	// An election would take the timeout of a second, at least.
-	if worst > 2*time.Second {
+	// Without handing over it would be the second that the listeners take to close, or an election, which takes more.
+	if worst > time.Second {
 		t.Errorf("no write was acknowledged for %v", worst)
 	}
 	l.judge()

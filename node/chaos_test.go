@@ -45,7 +45,8 @@ const healed = 10 * time.Second
 type cluster struct {
 	t     *testing.T
 	dir   string
-	hubs  []*process
+	hubs  []*process       // those that are, or are to be, members
+	all   []*process       // those that ever were as well
 	token string           // bearer token of an admin
 	flags []string         // of every hub
 	place func(h *process) // gives a new hub its addresses and flags
@@ -89,7 +90,7 @@ func prepareCluster(t *testing.T, trust *tls.Config, flags ...string) *cluster {
 	c := &cluster{t: t, dir: t.TempDir(), flags: flags, place: onLoopback}
 	c.http = &http.Client{Transport: &signed{c, transport}}
 	t.Cleanup(func() {
-		for _, h := range c.hubs {
+		for _, h := range c.all {
 			h.signal(syscall.SIGKILL)
 			h.awaitExit(time.Minute)
 		}
@@ -144,10 +145,9 @@ func (c *cluster) newHub() *process {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	n := len(c.hubs) + 1
-	h := &process{c: c, name: fmt.Sprintf("hub-%d", n), command: []string{gw}}
+	h := &process{c: c, name: fmt.Sprintf("hub-%d", len(c.all)+1), command: []string{gw}}
 	h.dir = filepath.Join(c.dir, h.name)
-	c.hubs = append(c.hubs, h)
+	c.hubs, c.all = append(c.hubs, h), append(c.all, h)
 	c.place(h)
 	h.config = gwv1connect.NewConfigServiceClient(c.http, h.admin)
 	h.access = gwv1connect.NewAccessServiceClient(c.http, h.admin)
@@ -568,7 +568,7 @@ func (h *process) ask(path string) health {
 
 // logTails shows how the hubs ended.
 func (c *cluster) logTails() {
-	for _, h := range c.hubs {
+	for _, h := range c.all {
 		c.t.Logf("%s (%s, %s):\n%s", h.name, h.address, h.admin, h.tail())
 	}
 }
