@@ -79,6 +79,7 @@ func (b *bench) steady(ctx context.Context) error {
 func (b *bench) push(ctx context.Context) error {
 	var loaded, reported []time.Duration
 	var wire []float64
+	spent := b.spending(ctx)
 	for i := range b.Pushes {
 		if err := b.edit(ctx, i%b.Resources, i+1); err != nil {
 			return err
@@ -95,6 +96,7 @@ func (b *bench) push(ctx context.Context) error {
 	}
 	b.report.times(Push, "push called → an edge has loaded it", loaded)
 	b.report.times(Push, "push called → the leader knows that an edge has", reported)
+	spent(Push, "per edge and push", b.Pushes*b.Edges)
 	b.report.spread(Push, "bytes per edge of one push, both ways, TLS and reports included", unitBytes, wire)
 	return nil
 }
@@ -145,6 +147,7 @@ const echo = 1500 * time.Millisecond
 // revoke ends tokens, one after the other.
 func (b *bench) revoke(ctx context.Context) error {
 	var reached, worst []time.Duration
+	spent := b.spending(ctx)
 	for i := range b.Revocations {
 		answer, err := b.admin.access.CreateToken(ctx, &gwv1.CreateTokenRequest{App: app, Namespace: b.namespace})
 		if err != nil {
@@ -173,5 +176,6 @@ func (b *bench) revoke(ctx context.Context) error {
 	}
 	b.report.times(Revoke, "RevokeToken called → an edge refuses the token", reached)
 	b.report.times(Revoke, "RevokeToken called → every edge does", worst)
+	spent(Revoke, "per edge and revocation, its report included", b.Revocations*b.Edges)
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -82,6 +83,23 @@ func (a *admin) usage(ctx context.Context) (u usage, err error) {
 		return u, fmt.Errorf("the hub's metrics don't tell its CPU time and memory")
 	}
 	return u, nil
+}
+
+// spending begins to count CPU time. What it returns reports that of the hubs, and that of the edges, which would be other
+// machines': on this one the two are in each other's way.
+func (b *bench) spending(ctx context.Context) func(scenario, per string, n int) {
+	before, hubsErr := b.usage(ctx)
+	own, ownErr := usageOf(os.Getpid())
+	return func(scenario, per string, n int) {
+		after, err := b.usage(ctx)
+		if hubsErr == nil && err == nil {
+			b.report.value(scenario, "hubs' CPU "+per, unitMicros, float64(used(before, after).Microseconds())/float64(n))
+		}
+		now, err := usageOf(os.Getpid())
+		if ownErr == nil && err == nil {
+			b.report.value(scenario, "the simulated edges' CPU "+per, unitMicros, float64((now.cpu-own.cpu).Microseconds())/float64(n))
+		}
+	}
 }
 
 // used returns the CPU time of all hubs between two looks; hubs in only one of them don't count.
