@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -77,6 +79,8 @@ type edge struct {
 	gateway   *gateway.Gateway
 	uplink    *uplink.Uplink
 	release   *releaseLoader
+
+	draining atomic.Bool // the process is about to end
 
 	callers *server // nil: off
 	tls     *server // nil: off
@@ -285,18 +289,32 @@ func (e *edge) run(ctx context.Context, serving func()) error {
 	g.Go(func() error { return e.uplink.Run(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-		defer cancel()
-		if err := e.gateway.Shutdown(drain); err != nil {
-			e.log.Warn("some requests did not end in time and were cut", "timeout", drainTimeout)
-		}
-		for _, s := range e.servers() {
-			s.shutdown(time.Second)
-		}
+		e.drain()
 		return nil
 	})
 	serving()
 	return g.Wait()
+}
+
+// drain tells load balancers to go elsewhere, takes no new callers, and lets the requests in flight end. The ops
+// listener answers until the last of them has.
+func (e *edge) drain() {
+	e.draining.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	var callers sync.WaitGroup
+	for _, s := range []*server{e.callers, e.tls} {
+		if s != nil {
+			callers.Go(func() { s.shutdown(drainTimeout) })
+		}
+	}
+	if err := e.gateway.Shutdown(ctx); err != nil { // WebSockets too, which the listeners do not wait for
+		e.log.Warn("some requests did not end in time and were cut", "timeout", drainTimeout)
+	}
+	callers.Wait()
+	if e.ops != nil {
+		e.ops.shutdown(time.Second)
+	}
 }
 
 // close closes what is open, in reverse order.

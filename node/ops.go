@@ -25,6 +25,10 @@ func (e *edge) ready(w http.ResponseWriter, r *http.Request) {
 	status := e.uplink.Status()
 	table := e.gateway.Table()
 	var b strings.Builder
+	if e.draining.Load() {
+		http.Error(w, "not ready: the edge is stopping", http.StatusServiceUnavailable)
+		return
+	}
 	if table == nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		reason := "no hub was reached yet"
