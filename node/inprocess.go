@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"sync"
@@ -57,6 +58,13 @@ func (p inProcess) Do(r *http.Request) (*http.Response, error) {
 	}
 	go func() {
 		defer cancel()
+		// A proxy aborts by panicking, and net/http, which would recover, is not in between.
+		defer func() {
+			if v := recover(); v != nil {
+				w.WriteHeader(http.StatusBadGateway)
+				pipe.CloseWithError(fmt.Errorf("the call was aborted: %v", v))
+			}
+		}()
 		p.handler.ServeHTTP(w, served)
 		w.WriteHeader(http.StatusOK)
 		pipe.Close()
