@@ -18,6 +18,8 @@ type certFile struct {
 	mu      sync.Mutex // guards what follows
 	current *tls.Certificate
 	stamp   [2]time.Time // when the files were last changed, as of the last reading
+	// What was last wrong, so that it is said once and not at every handshake.
+	complaint string
 }
 
 func loadCertFile(cert, key string, logger *slog.Logger) (*certFile, error) {
@@ -45,8 +47,12 @@ func (f *certFile) get() *tls.Certificate {
 	if err == nil && stamp != f.stamp {
 		err = f.read(stamp)
 	}
-	if err != nil {
+	if err != nil && err.Error() != f.complaint {
 		f.logger.Error("the certificate files can't be read again, the former certificate stays in use", "error", err)
+	}
+	f.complaint = ""
+	if err != nil {
+		f.complaint = err.Error()
 	}
 	return f.current
 }
