@@ -173,7 +173,11 @@ func (h *hub) withoutLog(stored *gwv1.StoredHub, dir string) (*gwv1.StoredHub, e
 	case h.config.Join == "":
 		return nil, fmt.Errorf("%s has no log any more, so this is no longer the hub it was: start it with --join and --token to join as a new one", dir)
 	}
-	// First, so that a start that fails from here on is repeated from here.
+	// What is left of the log names the hub it was; that one forgot its votes and must not come back. hub.pb goes last, so
+	// that a start that is cut short here is repeated from here.
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, fmt.Errorf("forget what this hub was: %w", err)
+	}
 	if err := os.Remove(h.storedPath()); err != nil {
 		return nil, fmt.Errorf("forget what this hub was: %w", err)
 	}
@@ -394,7 +398,7 @@ func (h *hub) address() string {
 // urls returns where edges reach the cluster: this hub first.
 func (h *hub) urls() []string {
 	urls := []string{"https://" + h.address()}
-	for _, address := range h.otherHubs() {
+	for _, address := range h.memberAddresses() {
 		urls = append(urls, "https://"+address)
 	}
 	return urls
@@ -420,9 +424,17 @@ func (h *hub) firstStart(ctx context.Context) error {
 		return nil
 	}
 	for range h.store.State().Users() {
+		unseen, err := os.ReadFile(h.firstPasswordPath())
+		if err == nil {
+			h.firstPassword = string(unseen)
+		}
 		return nil
 	}
 	h.firstPassword = rand.Text()
+	// Before the user is there: a start that is cut short before the password was shown has it for the next one.
+	if err := writeSecretFile(h.firstPasswordPath(), []byte(h.firstPassword)); err != nil {
+		return err
+	}
 	if err := h.setAdminPassword(ctx, h.firstPassword); err != nil {
 		return err
 	}
@@ -430,6 +442,9 @@ func (h *hub) firstStart(ctx context.Context) error {
 	h.firstJoinToken = token
 	return err
 }
+
+// firstPasswordPath is where the first password is until it was shown.
+func (h *hub) firstPasswordPath() string { return filepath.Join(h.config.DataDir, "first-password") }
 
 // setAdminPassword makes or changes the first user.
 func (h *hub) setAdminPassword(ctx context.Context, password string) error {
@@ -481,6 +496,7 @@ func (h *hub) welcome() string {
 // listeners take calls.
 func (h *hub) run(ctx context.Context, serving func()) error {
 	defer h.close()
+	stopped := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	// Streams end with the context of their request, and must before Shutdown, which waits for them.
 	streams, endStreams := context.WithCancel(context.WithoutCancel(ctx))
@@ -510,15 +526,20 @@ func (h *hub) run(ctx context.Context, serving func()) error {
 	g.Go(func() error {
 		<-ctx.Done()
 		h.handOver()
-		endStreams()
+		// Calls that are on their way get to their end; streams, which have none, are ended.
+		time.AfterFunc(time.Second, endStreams)
 		h.admin.shutdown(5 * time.Second)
 		h.edges.shutdown(5 * time.Second)
 		return nil
 	})
 	serving()
+	os.Remove(h.firstPasswordPath())
 	err := g.Wait()
-	if errors.Is(err, context.Canceled) {
+	switch {
+	case stopped.Err() != nil && (err == nil || errors.Is(err, context.Canceled)):
 		return nil
+	case h.store.Err() != nil:
+		return fmt.Errorf("the store has failed, so the hub stops: %w", h.store.Err())
 	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 
 	"gw/raftstore/state"
@@ -132,9 +133,7 @@ func (h *hub) enrol(ctx context.Context, nodeID string) error {
 	}
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: identity.EnrollTLS(token.Pin), ForceAttemptHTTP2: true}}
 	defer client.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	answer, err := gwv1connect.NewHubServiceClient(client, h.config.Join).Join(ctx, &gwv1.JoinRequest{
+	answer, err := h.askToJoin(ctx, gwv1connect.NewHubServiceClient(client, h.config.Join), &gwv1.JoinRequest{
 		JoinTokenId: token.ID, JoinTokenSecret: token.Secret, HubId: nodeID, Csr: csr, Version: Version(), FeatureLevel: state.FeatureLevel,
 	})
 	if err != nil {
@@ -156,6 +155,25 @@ func (h *hub) enrol(ctx context.Context, nodeID string) error {
 	}
 	h.knownHubs = answer.Hubs
 	return h.saveIdentity(cluster)
+}
+
+// askToJoin repeats one request for up to 30 s while the cluster has no answer. The request is the same each time, and
+// the hubs know it by its CSR: an answer that was lost does not use the token up.
+func (h *hub) askToJoin(ctx context.Context, client gwv1connect.HubServiceClient, r *gwv1.JoinRequest) (*gwv1.JoinResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		answer, err := client.Join(ctx, r)
+		if connect.CodeOf(err) != connect.CodeUnavailable || errors.Is(err, identity.ErrWrongCluster) {
+			return answer, err
+		}
+		h.log.Warn("the cluster does not answer yet", "hub", h.config.Join, "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(joinRetry):
+		}
+	}
 }
 
 // writeSecretFile writes a file for its owner only, whole or not at all, also after a power cut.

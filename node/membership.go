@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,10 @@ const (
 // errRemoved is what a hub stops with when it was taken out of its cluster.
 var errRemoved = errors.New("this hub was removed from its cluster, so it stops; to join again, start with an empty data directory and a new join token")
 
+// errAdopted is what a hub stops with when its cluster took on the identity of a backup. Everything it shows and trusts
+// follows from that identity, so it begins anew with it.
+var errAdopted = errors.New("the cluster took on the identity of the backup that was restored: start this hub again")
+
 // keepMember has the hub added to the cluster if it is not a member, and stops it once it was removed.
 func (h *hub) keepMember(ctx context.Context) error {
 	for {
@@ -38,6 +43,11 @@ func (h *hub) keepMember(ctx context.Context) error {
 			h.log.Debug("the membership can't be read", "error", err)
 		case h.isRemoved():
 			return errRemoved
+		case h.adopted():
+			if err := h.saveIdentity(h.store.State().Cluster()); err != nil {
+				return err
+			}
+			return errAdopted
 		case !member:
 			wait = joinRetry
 			if err := h.askToBeAdded(ctx); err != nil {
@@ -71,38 +81,53 @@ func (h *hub) isMember() (bool, error) {
 	return slices.ContainsFunc(members, func(m raftstore.Member) bool { return m.Self }), nil
 }
 
+// adopted reports whether the cluster has another identity than this hub shows.
+func (h *hub) adopted() bool {
+	c := h.store.State().Cluster()
+	return c.GetClusterId() != "" && (c.ClusterId != h.ca.ClusterID() || !bytes.Equal(c.CaCertificate, h.ca.Certificate.Raw))
+}
+
 func (h *hub) isRemoved() bool {
 	record, known := h.store.State().Hub(h.store.NodeID())
 	return known && record.Removed
 }
 
-// otherHubs returns the addresses of the hubs that this one has heard of, without its own.
-func (h *hub) otherHubs() []string {
+// memberAddresses returns the addresses of the other hubs that are members: the leader's first.
+func (h *hub) memberAddresses() []string {
 	var addresses []string
-	add := func(address string) {
-		if address != "" && address != h.address() && !slices.Contains(addresses, address) {
-			addresses = append(addresses, address)
-		}
-	}
 	_, leader := h.store.Leader()
-	add(leader)
+	addresses = h.addAddress(addresses, leader)
 	for record := range h.store.State().Hubs() {
 		if !record.Removed {
-			add(record.Address)
+			addresses = h.addAddress(addresses, record.Address)
 		}
 	}
+	return addresses
+}
+
+// otherHubs returns the addresses of every hub that this one has heard of, members first, without its own.
+func (h *hub) otherHubs() []string {
+	addresses := h.memberAddresses()
 	if members, err := h.store.Members(); err == nil {
 		for _, m := range members { // after a start they are known before the state is
-			add(m.Address)
+			addresses = h.addAddress(addresses, m.Address)
 		}
 	}
 	for _, known := range h.knownHubs {
-		add(known.Address)
+		addresses = h.addAddress(addresses, known.Address)
 	}
 	if join, err := url.Parse(h.config.Join); err == nil {
-		add(join.Host) // all that is known after a start that was cut short before this hub was added
+		addresses = h.addAddress(addresses, join.Host) // all that is known after a start that was cut short before this hub was added
 	}
 	return addresses
+}
+
+// addAddress adds an address of another hub, once.
+func (h *hub) addAddress(addresses []string, address string) []string {
+	if address == "" || address == h.address() || slices.Contains(addresses, address) {
+		return addresses
+	}
+	return append(addresses, address)
 }
 
 // askToBeAdded asks every known hub, until the leader is among them, to add this one.
