@@ -121,6 +121,9 @@ func essential(c *gwv1.Command) bool {
 	return false
 }
 
+// DiskLow is nil as long as there is room for resources to be saved and pushed. It wraps ErrDiskLow.
+func (s *Store) DiskLow() error { return s.space.alarm() }
+
 // DiskFree is how many bytes there are left for the store, measured within the last second; 0 if that is not known.
 func (s *Store) DiskFree() uint64 {
 	free, _, err := s.space.now()

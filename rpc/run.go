@@ -46,6 +46,7 @@ func (k *core) lead(ctx context.Context) error {
 	defer k.tenure.set(false)
 	wg.Go(func() { k.keepHubs(ctx) })
 	wg.Go(func() { k.keepComparing(ctx) })
+	wg.Go(func() { k.keepRoom(ctx) })
 	ticks, stop := k.ticker(dutyInterval)
 	defer stop()
 	purged := k.now()
