@@ -26,24 +26,13 @@ func Parse(file string, data []byte) ([]*Document, error) {
 	if len(data) > MaxFile {
 		return nil, Errors{{File: file, Code: CodeTooLarge, Message: fmt.Sprintf("has %d bytes", len(data)), Expected: fmt.Sprintf("at most %d", MaxFile)}}
 	}
+	tops, errs := readNodes(file, data)
 	var (
 		docs   []*Document
-		errs   Errors
 		seen   = map[Key]*Document{}
-		stream = yaml.NewDecoder(bytes.NewReader(data))
 		budget = nodeBudget
 	)
-	for {
-		var root yaml.Node
-		err := stream.Decode(&root)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			errs = append(errs, syntaxError(file, err))
-			break
-		}
-		top := root.Content[0]
+	for _, top := range tops {
 		if top.Kind == yaml.ScalarNode && top.Tag == "!!null" {
 			continue
 		}
@@ -60,6 +49,25 @@ func Parse(file string, data []byte) ([]*Document, error) {
 		return nil, errs
 	}
 	return docs, nil
+}
+
+// readNodes returns the documents of a file, as far as they can be parsed.
+func readNodes(file string, data []byte) (tops []*yaml.Node, errs Errors) {
+	if documents, ok := readJSON(data); ok {
+		return documents, nil
+	}
+	stream := yaml.NewDecoder(bytes.NewReader(data))
+	for {
+		var root yaml.Node
+		err := stream.Decode(&root)
+		if errors.Is(err, io.EOF) {
+			return tops, nil
+		}
+		if err != nil {
+			return tops, Errors{syntaxError(file, err)}
+		}
+		tops = append(tops, root.Content[0])
+	}
 }
 
 // FromProto reads a resource from a request, as strictly as Parse. The error is Errors.

@@ -77,6 +77,21 @@ func TestJSONIsReadToo(t *testing.T) {
 	}
 }
 
+func TestAllOfJSONIsRead(t *testing.T) {
+	docs, err := Parse("f.json", []byte(`{"kind":"LLM","metadata":{"name":"a","labels":{"mood":"\ud83d\ude00"}},"spec":{"base_url":"https:\/\/a"}}
+{"kind":"LLM","metadata":{"name":"b"},"spec":{"base_url":"https://b"}}`))
+	if err != nil || len(docs) != 2 {
+		t.Fatalf("%d documents, %v", len(docs), err)
+	}
+	if got := docs[0].Spec.(*gwv1.LLMSpec).BaseUrl; got != "https://a" || docs[0].Labels["mood"] != "😀" {
+		t.Errorf("base_url %q, label %q", got, docs[0].Labels["mood"])
+	}
+	_, err = Parse("f.json", []byte("{\"kind\": \"LLM\",\n \"metadata\": {\"name\": \"a\"},\n \"spec\": {\"base_url\": 3}}"))
+	if want := `f.json:3:23 LLM/a spec.base_url: is 3, expected a string`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
 func TestWrongFilesSayWhere(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"unknown field", strings.Replace(orders, "strip_prefix", "stripPrefix", 1), `f.yaml:9:3 API/orders spec.stripPrefix: is not a field, expected one of hosts, paths`},
@@ -206,6 +221,7 @@ func BenchmarkChecksum10000(b *testing.B) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(orders))
 	f.Add([]byte(`{"kind":"LLM","metadata":{"name":"x"},"spec":{"base_url":"http://h"}}`))
+	f.Add([]byte(`{"kind":"API","metadata":{"name":"x"},"spec":{"paths":["\/a"]}} {`))
 	f.Add([]byte("a: &a [*a]\n---\n? [x]\n: y\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		docs, err := Parse("f", data)
