@@ -2063,11 +2063,12 @@ const file_gw_v1_access_proto_rawDesc = "" +
 	"\n" +
 	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x1d\n" +
 	"\n" +
-	"updated_by\x18\x05 \x01(\tR\tupdatedBy\"\xa2\x01\n" +
+	"updated_by\x18\x05 \x01(\tR\tupdatedBy\"\xf0\x02\n" +
 	"\x10PutSecretRequest\x12A\n" +
 	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\x12%\n" +
-	"\tnamespace\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\tnamespace\x12$\n" +
-	"\x05value\x18\x03 \x01(\tB\x0e\xbaH\br\x06\x10\x01(\x80\x80\x04\x80\x01\x01R\x05value\":\n" +
+	"\tnamespace\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\tnamespace\x12\xf1\x01\n" +
+	"\x05value\x18\x03 \x01(\tB\xda\x01\xbaH\xd3\x01\xba\x01\xc7\x01\n" +
+	"\fsecret_value\x12fa value that can stand in an HTTP header: no control characters or line breaks, no space at either end\x1aOthis.matches('^[^\\\\x00-\\\\x20\\\\x7f]([^\\\\x00-\\\\x1f\\\\x7f]*[^\\\\x00-\\\\x20\\\\x7f])?$')r\x06\x10\x01(\x80\x80\x04\x80\x01\x01R\x05value\":\n" +
 	"\x11PutSecretResponse\x12%\n" +
 	"\x06secret\x18\x01 \x01(\v2\r.gw.v1.SecretR\x06secret\"2\n" +
 	"\x12ListSecretsRequest\x12\x1c\n" +
