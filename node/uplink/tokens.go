@@ -154,7 +154,9 @@ type flight struct {
 }
 
 var (
-	errNoHub     = errors.New("no hub answers")
+	errNoHub     = errors.New("no hub answers")                                       // the only one that grace is for
+	errBusy      = errors.New("too many questions to the hub are under way")          // it answers, but not this one now
+	errRefused   = errors.New("the hub decided not to answer questions by this edge") // such as one that was removed
 	errDiscarded = errors.New("the answer was out of date")
 )
 
@@ -200,7 +202,7 @@ func (t *Tokens[G]) Close() error {
 }
 
 // Authenticate returns the grant of the token with this SHA-256. Errors: ErrUnknownToken, *Unavailable, or ctx's. It
-// blocks only when a hub must be asked, for about two seconds at most.
+// blocks only when a hub must be asked, for about two seconds, and as long again if a change overtook the question.
 func (t *Tokens[G]) Authenticate(ctx context.Context, hash [32]byte) (G, error) {
 	var none G
 	s := &t.shards[hash[0]%shards]
@@ -230,8 +232,17 @@ func (t *Tokens[G]) Authenticate(ctx context.Context, hash [32]byte) (G, error) 
 		if err == nil {
 			continue
 		}
-		if errors.Is(err, errNoHub) && e != nil && t.graced(e, now) {
-			return e.grant, nil
+		if errors.Is(err, errNoHub) && e != nil {
+			// Only what is known now counts: while the question was out, the token may have been revoked or its app changed.
+			s.mu.RLock()
+			same := s.known[hash] == e
+			s.mu.RUnlock()
+			if !same {
+				continue
+			}
+			if t.graced(e, t.now().UnixNano()) {
+				return e.grant, nil
+			}
 		}
 		if ctx.Err() != nil {
 			return none, ctx.Err()
@@ -284,13 +295,19 @@ func (t *Tokens[G]) used(s *shard[G], hash [32]byte, e *entry[G], now int64) {
 	}
 }
 
-// graced reports whether an answer that should be given again still holds while no hub can give it.
+// graced reports whether an answer that should be given again still holds while no hub can give it. One that is known to
+// be out of date doesn't while a hub is followed: its silence is short, and what it said must not be undone.
 func (t *Tokens[G]) graced(e *entry[G], now int64) bool {
-	if now-e.validatedAt >= t.ttl+int64(t.c.OfflineGrace) || e.expired(now) {
+	if now-e.validatedAt >= t.ttl+int64(t.c.OfflineGrace) || e.expired(now) || e.revalidate && t.following() {
 		return false
 	}
 	t.contact.serveGrace()
 	return true
+}
+
+func (t *Tokens[G]) following() bool {
+	hub := t.hub.Load()
+	return hub != nil && (*hub).isFollowing()
 }
 
 // ask has a hub asked about a token, or waits for the answer to a question under way. nil: the cache knows it now.
@@ -307,7 +324,8 @@ func (t *Tokens[G]) ask(ctx context.Context, s *shard[G], hash [32]byte) error {
 	}
 }
 
-// startFlight returns the question under way about a token, starting one if there is none and a hub may be there.
+// startFlight returns the question under way about a token, starting one if there is none and a hub may be there. Errors:
+// errNoHub, errBusy.
 func (t *Tokens[G]) startFlight(s *shard[G], hash [32]byte) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -319,7 +337,13 @@ func (t *Tokens[G]) startFlight(s *shard[G], hash [32]byte) (*flight, error) {
 	if s.known[hash] != nil {
 		limit = maxFlights
 	}
-	if hub == nil || t.flights.Load() >= limit {
+	if hub == nil {
+		return nil, errNoHub
+	}
+	if t.flights.Load() >= limit {
+		if (*hub).isFollowing() || !t.contact.offline() {
+			return nil, errBusy
+		}
 		return nil, errNoHub
 	}
 	timeout, ok := t.contact.admit(t.now().UnixNano(), (*hub).isFollowing())
@@ -345,6 +369,12 @@ func (t *Tokens[G]) fly(hub validator, s *shard[G], hash [32]byte, f *flight, ti
 	for range 3 {
 		resets, asked := t.resets.Load(), t.now().UnixNano()
 		answer, err := hub.validate(ctx, hash)
+		if err != nil && answered(err) && reasonOf(err) != notLeader {
+			t.contact.answered()
+			t.log.Warn("a hub refused to validate a token", "error", err)
+			f.err = errRefused
+			break
+		}
 		if err != nil {
 			t.contact.failed(t.now().UnixNano(), hub.isFollowing())
 			t.log.Debug("token could not be validated", "error", err)
