@@ -220,3 +220,15 @@ func TestThrottleForgetsWhatItNeedNotKnow(t *testing.T) {
 		t.Errorf("keeps %d keys", len(th.since))
 	}
 }
+
+func TestASecretThatCanNotStandInAHeaderIsRefused(t *testing.T) {
+	h := newHarness(t)
+	for _, value := range []string{"sk-1\r\n", "sk-1\n", " sk-1", "sk\x001"} {
+		_, err := h.hub.Access.PutSecret(h.as(RoleAdmin), &gwv1.PutSecretRequest{Name: "openai", Value: value})
+		if err == nil || !strings.Contains(h.hub.Error(t.Context(), err).Error(), "HTTP header") {
+			t.Errorf("%q: %v, want a refusal that speaks of the HTTP header", value, err)
+		}
+	}
+	_, err := h.hub.Access.PutSecret(h.as(RoleAdmin), &gwv1.PutSecretRequest{Name: "openai", Value: "sk 1"})
+	must(t, err)
+}
