@@ -39,24 +39,38 @@ func (u *Uplink) fetch(ctx context.Context) error {
 	}
 }
 
-// catchUp does what is due, if a hub is there. An error means that it is to be tried again.
+// catchUp does what is due, if a hub is there. An error means that it is to be tried again. Secrets come first: a rotated
+// one serves whatever becomes of the release.
 func (u *Uplink) catchUp(ctx context.Context) error {
-	loaded := u.c.Loaded()
 	u.mu.Lock()
 	following, target, rejected := u.following, u.target, u.rejected
 	u.mu.Unlock()
 	if !following {
 		return nil // the next stream wakes fetch
 	}
-	if newer(target, loaded.Epoch, loaded.Number) && !samePair(target, rejected) {
-		if err := u.loadTarget(ctx, loaded); err != nil {
-			return err
-		}
-	} else if !newer(target, loaded.Epoch, loaded.Number) {
-		u.clearApplyError(loaded)
+	secretsErr := u.refreshSecrets(ctx)
+	if err := errors.Join(secretsErr, u.loadDue(ctx, target, rejected)); err != nil {
+		return err
 	}
+	return u.refreshSecrets(ctx)
+}
+
+// refreshSecrets fetches the secrets if one that serves is missing or may have changed.
+func (u *Uplink) refreshSecrets(ctx context.Context) error {
 	if u.secrets.isStale() || len(u.missingSecrets(u.c.Loaded().Secrets)) > 0 {
 		return u.fetchSecrets(ctx)
+	}
+	return nil
+}
+
+// loadDue loads the target if it is newer than what serves and not known to be unfit.
+func (u *Uplink) loadDue(ctx context.Context, target, rejected *gwv1.Target) error {
+	loaded := u.c.Loaded()
+	if newer(target, loaded.Epoch, loaded.Number) && !samePair(target, rejected) {
+		return u.loadTarget(ctx, loaded)
+	}
+	if !newer(target, loaded.Epoch, loaded.Number) {
+		u.clearApplyError(loaded)
 	}
 	return nil
 }
