@@ -278,10 +278,10 @@ func (u *Uplink) handleTick(s *stream, tick *gwv1.Tick) error {
 	if changed || first {
 		wake(u.fetchNow)
 	}
+	if u.c.Tokens != nil {
+		u.c.Tokens.reached()
+	}
 	if first {
-		if u.c.Tokens != nil {
-			u.c.Tokens.reached()
-		}
 		u.log.Info("following a hub", "hub", s.route.hub, "passes_on", s.route.proxy, "access_version", tick.AccessVersion, "release", tick.GetTarget().GetNumber())
 		wake(u.beatNow)
 	}

@@ -134,3 +134,23 @@ func TestRefusalByAHubIsNotAnAbsentHub(t *testing.T) {
 		b.wantGrant(alice, "app")
 	})
 }
+
+func TestEveryTickEndsTheBeliefThatNoHubAnswers(t *testing.T) {
+	h := newFakeHub(t)
+	e := newTestEdge(t, h)
+	tokens := NewTokens(TokensConfig{OfflineGrace: time.Hour, Logger: quiet}, func(a *gwv1.ValidateTokenResponse) string { return a.App })
+	defer tokens.Close()
+	e.config.Tokens = tokens
+	e.start()
+	receive(t, "a heartbeat", h.beats, anyOf[*gwv1.HeartbeatRequest])
+	for range circuitFailures {
+		tokens.contact.failed(time.Now().UnixNano(), true)
+	}
+	deadline := time.Now().Add(patience)
+	for tokens.Offline() || tokens.contact.down() {
+		if time.Now().After(deadline) {
+			t.Fatal("ticks of the stream were not taken for a hub that is there")
+		}
+		h.awaitTicks(1)
+	}
+}
