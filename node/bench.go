@@ -81,7 +81,7 @@ func (c *benchFleet) Run(ctx context.Context, std *cli.Context) error {
 		Edges:   c.Edges, AtOnce: c.AtOnce, Resources: c.Resources, Scenarios: c.Scenario, SteadyFor: c.Steady,
 		Pushes: c.Pushes, Revocations: c.Revocations, Restarts: c.Restarts, Patience: c.Patience,
 		JSON:     c.Output == "json",
-		Progress: func(line string) { fmt.Fprintln(std.Stderr, line+" …") },
+		Progress: func(line string) { fmt.Fprintln(std.Stderr, line) },
 	}
 	if c.Existing {
 		admin, client, err := c.HTTPClient(std)

@@ -133,6 +133,7 @@ func (b *bench) awaitRight(ctx context.Context) (connected, right time.Duration,
 	ctx, cancel := context.WithTimeout(ctx, b.Patience)
 	defer cancel()
 	began, n := time.Now(), uint32(b.Edges)
+	said := began
 	var last *gwv1.FleetSummary
 	for {
 		asked := time.Now()
@@ -149,8 +150,13 @@ func (b *bench) awaitRight(ctx context.Context) (connected, right time.Duration,
 		if refused := b.fleet.fault(); refused != nil {
 			return 0, 0, refused
 		}
-		// A big fleet takes a while to be looked through, and the leader has other things to do.
-		pause := time.NewTimer(max(50*time.Millisecond, 4*time.Since(asked)))
+		if time.Since(said) >= time.Second {
+			said = time.Now()
+			b.Progress(fmt.Sprintf("  of %d edges, %d follow a hub, %d are Connected, %d In sync", n, b.fleet.followers(), last.GetConnected(), last.GetInSync()))
+		}
+		// A big fleet takes a while to be looked through, and the leader has other things to do. But a call may also have
+		// been held until there was a leader.
+		pause := time.NewTimer(min(max(50*time.Millisecond, 2*time.Since(asked)), 250*time.Millisecond))
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
