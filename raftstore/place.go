@@ -29,10 +29,15 @@ func openPlace(dir string, log *raftLogger) (*place, error) {
 		return nil, err
 	}
 	p := &place{dir: dir, unlock: lock.Close}
-	path := filepath.Join(dir, "raft.db")
-	_, statErr := os.Stat(path)
-	if p.id, err = loadNodeID(dir, statErr == nil); err == nil {
-		p.disk, err = openDisk(path)
+	used, err := holdsStore(dir)
+	if err == nil {
+		p.id, err = loadNodeID(dir, used)
+	}
+	if err == nil {
+		p.disk, err = openDisk(filepath.Join(dir, "raft.db"))
+	}
+	if err == nil {
+		err = p.markStore(used, log)
 	}
 	if err == nil {
 		p.snapshots, err = raft.NewFileSnapshotStoreWithLogger(dir, 3, log.Named("snapshot"))
@@ -41,6 +46,43 @@ func openPlace(dir string, log *raftLogger) (*place, error) {
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
+}
+
+// holdsStore reports whether there is a store in a directory. One that has lost its raft.db, and with it the log and whom
+// this hub voted for, is an error: opened again under its ID it would vote twice.
+func holdsStore(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, "raft.db"))
+	if err == nil {
+		return true, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("look for the store in %s: %w", dir, err)
+	}
+	for _, trace := range []string{markStore, "snapshots"} {
+		switch _, err := os.Stat(filepath.Join(dir, trace)); {
+		case err == nil:
+			return false, fmt.Errorf("%s had a store, but its raft.db is gone, and with it this hub's votes and log: "+
+				"remove this hub from the cluster, and let it join with an empty directory", dir)
+		case !errors.Is(err, fs.ErrNotExist):
+			return false, fmt.Errorf("look for the store in %s: %w", dir, err)
+		}
+	}
+	return false, nil
+}
+
+// markStore leaves a trace that there is a store. The mark reaches the disk only after raft.db has, since both are in one
+// directory, and before any vote: a founding that a power cut ends is never taken for a loss.
+func (p *place) markStore(used bool, log *raftLogger) error {
+	_, there, err := p.marked(markStore)
+	if err == nil && !there {
+		err = p.mark(markStore, "a store was made here; without its raft.db this directory can't be used any more")
+	}
+	if err != nil && used {
+		// A store of old on a full disk goes on without it.
+		log.Warn("the data directory could not be marked", "error", err)
+		return nil
+	}
+	return err
 }
 
 func (p *place) close() error {
@@ -53,6 +95,8 @@ func (p *place) close() error {
 
 // Marks are files beside the store that say something about it before it is opened.
 const (
+	// markStore is in every directory that holds a store, or held one.
+	markStore = "store"
 	// markJoin is in a directory that waits, or waited once, to be added to a cluster: it never founds one.
 	markJoin = "join"
 	// markRecovered is there from an offline recovery until the next leadership has raised the epoch. It lists the hubs
