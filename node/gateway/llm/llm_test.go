@@ -43,7 +43,31 @@ func TestFindModelAndCutPrefix(t *testing.T) {
 	}
 }
 
+// TestDeepNestingIsNotRead has a body that would overflow the stack of whoever reads it level by level.
+func TestDeepNestingIsNotRead(t *testing.T) {
+	deep := func(n int) string {
+		return `{"x":"\\\"[[\\",` + strings.Repeat(" ", 3) + `"a":` + strings.Repeat("[", n) + strings.Repeat("]", n) + `,"model":"v/m"}`
+	}
+	for _, body := range []string{strings.Repeat("[", 16<<20), strings.Repeat(`{"a":`, 4<<20), `{"a":` + strings.Repeat("[", 16<<20), deep(maxDepth)} {
+		if _, err := FindModel([]byte(body)); !errors.Is(err, ErrBody) {
+			t.Errorf("%.20q: got %v", body, err)
+		}
+	}
+	for _, body := range []string{deep(maxDepth - 1), `{"x":"` + strings.Repeat("[", 2*maxDepth) + `","y":[` + strings.Repeat("[],", 2*maxDepth) + `1],"model":"v/m"}`} {
+		if m, err := FindModel([]byte(body)); err != nil || m.Name != "v/m" {
+			t.Errorf("%.20q: got %q, %v", body, m.Name, err)
+		}
+	}
+	var s Scanner
+	s.Write([]byte(`{"usage":{"prompt_tokens":1,"x":` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + `}}`))
+	if s.Usage().Reported {
+		t.Error("a usage object of 2000 levels was read")
+	}
+}
+
 func FuzzModel(f *testing.F) {
+	f.Add([]byte(strings.Repeat("[", 100_000)))
+	f.Add([]byte(`{"a":"\\\"[","b":` + strings.Repeat(`{"a":[`, 2000)))
 	for _, s := range []string{`{"model":"v/m"}`, `{"a":"\"model\":","model":"v\/x"}`, ` { "model" : "\u0076/" } `, `{"x":[{"model":"v/"}]}`} {
 		f.Add([]byte(s))
 	}
@@ -193,6 +217,7 @@ func TestAtBorder(t *testing.T) {
 
 // FuzzUsage compares the scanner with a parser that holds the whole body, and asks it to be the same in pieces.
 func FuzzUsage(f *testing.F) {
+	f.Add([]byte(`{"usage":{"prompt_tokens":1,"x":`+strings.Repeat("[", 7000)), 100)
 	f.Add([]byte(`{"usage":{"prompt_tokens":3,"completion_tokens":4}}`), 3)
 	f.Add([]byte(`{"a":"\\","response":{"x":[{}],"usage":{"input_tokens":1}}}`), 1)
 	f.Add([]byte("data: {\"usage\":{\"prompt_tokens\":1}}\n\n"), 5)

@@ -32,9 +32,9 @@ type Model struct {
 
 // FindModel finds the model a JSON body names: the string at its top-level key "model". Keys that differ from it only in
 // case count too, as some readers take them for it, so a body with one of those is ErrManyModels. The other errors are
-// ErrNoModel and ErrBody.
+// ErrNoModel and ErrBody; a body of more than maxDepth levels is the latter.
 func FindModel(body []byte) (Model, error) {
-	if !gjson.ValidBytes(body) {
+	if tooDeep(body) || !gjson.ValidBytes(body) {
 		return Model{}, ErrBody
 	}
 	// gjson reads strings. The view lives no longer than this call, in which nobody writes to body; names are cloned.
@@ -66,6 +66,48 @@ func FindModel(body []byte) (Model, error) {
 		return Model{}, err
 	}
 	return m, nil
+}
+
+// maxDepth is how many levels of objects and arrays JSON may have to be read. Readers call themselves once per level, and
+// a stack that overflows ends the process.
+const maxDepth = 1000
+
+// tooDeep reports whether JSON has more than maxDepth levels. What it says of other bytes does not matter, as long as it
+// counts every level up to the first byte that is wrong.
+func tooDeep(json []byte) bool {
+	depth := 0
+	for i := 0; i < len(json); i++ {
+		switch json[i] {
+		case '{', '[':
+			if depth++; depth > maxDepth {
+				return true
+			}
+		case '}', ']':
+			depth--
+		case '"':
+			n := stringEnd(json[i+1:])
+			if n < 0 {
+				return false
+			}
+			i += 1 + n
+		}
+	}
+	return false
+}
+
+// stringEnd returns where the quote stands that ends the string whose content text begins with, or -1.
+func stringEnd(text []byte) int {
+	for at := 0; ; at++ {
+		n := bytes.IndexByte(text[at:], '"')
+		if n < 0 {
+			return -1
+		}
+		before := text[at : at+n]
+		escapes := len(before) - len(bytes.TrimRight(before, `\`))
+		if at += n; escapes%2 == 0 {
+			return at
+		}
+	}
 }
 
 // FindFormModel is FindModel for a multipart form: the value of its field "model".

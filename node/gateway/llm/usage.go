@@ -86,7 +86,7 @@ func (s *Scanner) event(c byte) {
 // take reads the usage object that was captured.
 func (s *Scanner) take() {
 	captured := string(s.json.captured)
-	if !gjson.Valid(captured) {
+	if tooDeep(s.json.captured) || !gjson.Valid(captured) {
 		return
 	}
 	u := gjson.Parse(captured)
