@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -70,8 +71,8 @@ func (e *edge) health() uplink.Health {
 	if err := e.release.fault(); err != nil {
 		reasons = append(reasons, err.Error())
 	}
-	if e.tokens.Offline() {
-		reasons = append(reasons, "no hub answers: known tokens are served on the offline grace")
+	if since, ok := e.tokens.Grace(); ok {
+		reasons = append(reasons, "no hub answers since "+since.UTC().Format(time.RFC3339)+": known tokens are served on the offline grace")
 	}
 	if len(reasons) > 0 {
 		return uplink.Health{State: gwv1.Health_HEALTH_DEGRADED, Reason: strings.Join(reasons, "; ")}
