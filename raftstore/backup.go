@@ -111,13 +111,22 @@ func (s *Store) restore(ctx context.Context, st *state.State, r Restoration) (in
 	if err := s.install(ctx, next, data); err != nil {
 		return 0, fmt.Errorf("restore: %w", err)
 	}
-	// Raft ends a restore with an entry that no state machine sees. A command takes the state past it, and shows that
-	// the restored state takes commands.
-	result, err := s.Propose(ctx, &gwv1.Command{Body: &gwv1.Command_Beacon{Beacon: &gwv1.Beacon{}}})
-	if err != nil {
-		return 0, fmt.Errorf("restore: %w: %w", ErrUnknownOutcome, err)
+	if index, err = s.endRestore(ctx); err != nil {
+		return 0, fmt.Errorf("restore: %w", err)
 	}
 	s.log.Info("a backup was restored", "cluster", next.Cluster().ClusterId, "epoch", next.Cluster().Epoch, "actor", r.Actor)
+	return index, nil
+}
+
+// endRestore proposes a command on top of the restored state, however full the disk is. Raft ends a restore with an
+// entry that no state machine sees: the command takes the state past it, and shows that the restored state takes
+// commands. Whatever goes wrong, the state was restored here: the error wraps ErrUnknownOutcome and never one that says
+// that nothing happened.
+func (s *Store) endRestore(ctx context.Context) (index uint64, err error) {
+	result, err := s.propose(ctx, &gwv1.Command{Body: &gwv1.Command_Beacon{Beacon: &gwv1.Beacon{}}})
+	if err != nil {
+		return 0, fmt.Errorf("%w: its last command: %v", ErrUnknownOutcome, err)
+	}
 	return result.Index, nil
 }
 

@@ -345,6 +345,28 @@ func TestSnapshotThatCannotBeReadBackFailsTheStore(t *testing.T) {
 	has(t, mustOpen(t, c), "kept", "x") // the log was not shortened for it
 }
 
+// Once the state is restored, no error of the command that ends it may say that nothing happened.
+func TestRestoreThatCannotBeEndedHasAnUnknownOutcome(t *testing.T) {
+	follower := three(t)[1]
+	_, err := follower.endRestore(t.Context())
+	if !errors.Is(err, ErrUnknownOutcome) || errors.Is(err, ErrNotLeader) || errors.Is(err, ErrNotProposed) {
+		t.Errorf("got %v, want ErrUnknownOutcome and nothing that contradicts it", err)
+	}
+}
+
+func TestRestoreIsEndedOnAFullDisk(t *testing.T) {
+	c := testConfig(t.TempDir())
+	c.diskSpace = func(string) (free, total uint64, err error) { return 1 << 20, 10 << 30, nil }
+	s := mustOpen(t, c)
+	st := s.State()
+	if _, err := s.RestoreAs(within(t, 20*time.Second), st, Restoration{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.State().Cluster().Epoch; got <= st.Cluster().Epoch {
+		t.Errorf("the epoch is %d, was %d", got, st.Cluster().Epoch)
+	}
+}
+
 func TestCutShortRestoreKeepsTheHubFromStarting(t *testing.T) {
 	c := testConfig(t.TempDir())
 	s := mustOpen(t, c)
