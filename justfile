@@ -37,6 +37,8 @@ build:
 # Measures, each claim beside its reference in one run.
 bench *args:
     go run . bench proxy {{args}}
+    go run . bench raft
+    go run . bench fleet --edges 1000
     go test -run '^$' -bench . ./rpc/resource ./raftstore/...
 
 # Fuzzes every decoder for a while.

@@ -11,12 +11,14 @@ import (
 	"gw/node/fleetbench"
 	"gw/node/gateway/gatewaybench"
 	"gw/node/uplink"
+	"gw/raftstore/raftbench"
 	"gw/rpc/gwv1"
 )
 
 // bench is "gw bench": each claim of speed beside its reference, in one run.
 type bench struct {
 	Proxy benchProxy `cmd:"" help:"CPU per governed request, as a ratio to a tuned bare reverse proxy."`
+	Raft  benchRaft  `cmd:"" help:"Committed writes as a ratio to bare hashicorp/raft, failover, and what a large state costs."`
 	Fleet benchFleet `cmd:"" help:"What a fleet of simulated edges asks of the hubs, and how fast pushes and revocations reach it."`
 }
 
@@ -25,6 +27,29 @@ type benchProxy struct {
 	Requests    int `default:"20000" help:"Requests a proxy serves in one turn."`
 	Connections int `default:"16" help:"Callers at a time, each on a connection it keeps."`
 	Body        int `default:"1024" help:"Bytes of a request's and of an answer's body."`
+}
+
+type benchRaft struct {
+	Dir       string        `placeholder:"DIR" help:"Where the hubs' directories are made, on the disk to be measured. Default: the system's for temporary files."`
+	Rounds    int           `default:"5" help:"Turns of each contender; their medians are compared."`
+	Turn      time.Duration `default:"2s" help:"How long a turn lasts."`
+	Kills     int           `default:"20" help:"How often the leader is stopped without a word; -1 for never."`
+	Tokens    int           `default:"100000" help:"Tokens in the large state; -1 leaves it out."`
+	Resources int           `default:"10000" help:"Resources in the large state."`
+}
+
+// Examples are shown by "gw bench raft --help".
+func (*benchRaft) Examples() string {
+	return `
+gw bench raft
+gw bench raft --kills -1 --tokens -1 --rounds 3`
+}
+
+// Run measures and prints tables.
+func (c *benchRaft) Run(ctx context.Context, std *cli.Context) error {
+	return raftbench.Run(ctx, raftbench.Config{
+		Dir: c.Dir, Rounds: c.Rounds, Turn: c.Turn, Kills: c.Kills, Tokens: c.Tokens, Resources: c.Resources,
+	}, std.Stdout)
 }
 
 // Examples are shown by "gw bench proxy --help".
