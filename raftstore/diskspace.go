@@ -68,7 +68,7 @@ func (p *space) alarm() error {
 	low, critical := p.marks(total)
 	switch {
 	case free < critical:
-		return fmt.Errorf("%w: %s free of %s, less than %s: only what revokes or removes is taken", ErrDiskLow, mib(free), mib(total), mib(critical))
+		return fmt.Errorf("%w: %s free of %s, less than %s: only sign-ins and what revokes or removes are taken", ErrDiskLow, mib(free), mib(total), mib(critical))
 	case free < low:
 		return fmt.Errorf("%w: %s free of %s, less than %s: no resources are saved or pushed", ErrDiskLow, mib(free), mib(total), mib(low))
 	}
@@ -103,7 +103,8 @@ func bulk(c *gwv1.Command) bool {
 	return false
 }
 
-// essential commands take something away, or keep the cluster going.
+// essential commands take something away, or keep the cluster going, or are small and needed to do so: who is to revoke
+// must be able to sign in, and hubs be told apart and compared.
 func essential(c *gwv1.Command) bool {
 	switch b := c.GetBody().(type) {
 	case *gwv1.Command_ChangeResources:
@@ -115,7 +116,8 @@ func essential(c *gwv1.Command) bool {
 		return true
 	case *gwv1.Command_OpenTerm, *gwv1.Command_Bootstrap, *gwv1.Command_RevokeToken, *gwv1.Command_DeleteApp,
 		*gwv1.Command_DeleteSecret, *gwv1.Command_DeleteJoinToken, *gwv1.Command_DeleteSession,
-		*gwv1.Command_RemoveEdge, *gwv1.Command_RemoveHub, *gwv1.Command_RaiseEpoch:
+		*gwv1.Command_RemoveEdge, *gwv1.Command_RemoveHub, *gwv1.Command_RaiseEpoch,
+		*gwv1.Command_PutSession, *gwv1.Command_EnrollHub, *gwv1.Command_PutHub, *gwv1.Command_Beacon:
 		return true
 	}
 	return false

@@ -167,7 +167,7 @@ func TestFullDisk(t *testing.T) {
 	}{
 		{512 << 20, nil, []*gwv1.Command{save("default", "a", "x"), secret, revoke, push, stage}},
 		{512<<20 - 1, []*gwv1.Command{save("default", "b", "x"), push, stage}, []*gwv1.Command{secret, revoke, remove("default", "a")}},
-		{128<<20 - 1, []*gwv1.Command{save("default", "b", "x"), push, stage, secret, beacon()}, []*gwv1.Command{revoke, remove("default", "a")}},
+		{128<<20 - 1, []*gwv1.Command{save("default", "b", "x"), push, stage, secret}, []*gwv1.Command{revoke, remove("default", "a")}},
 	} {
 		set(k.free)
 		for _, c := range k.low {
@@ -188,6 +188,30 @@ func TestFullDisk(t *testing.T) {
 	set(600 << 20)
 	s.mustPropose(t, save("default", "b", "x"))
 	wantFailing(t, s, "", "")
+}
+
+// On a critically full disk an admin can sign in to revoke, and the cluster can go on being one.
+func TestCriticallyFullDiskTakesSignInsHubsAndBeacons(t *testing.T) {
+	p := &space{measure: func(string) (free, total uint64, err error) { return 1 << 20, 10 << 30, nil }}
+	for _, c := range []*gwv1.Command{
+		{Body: &gwv1.Command_PutSession{PutSession: &gwv1.PutSessionRecord{}}},
+		{Body: &gwv1.Command_PutHub{PutHub: &gwv1.PutHubRecord{}}},
+		{Body: &gwv1.Command_EnrollHub{EnrollHub: &gwv1.EnrollHub{}}},
+		beacon(),
+	} {
+		if err := p.refuses(c); err != nil {
+			t.Errorf("%T: %v", c.Body, err)
+		}
+	}
+	for _, c := range []*gwv1.Command{
+		save("default", "a", "x"),
+		{Body: &gwv1.Command_PutSecret{PutSecret: &gwv1.PutSecretRecord{}}},
+		{Body: &gwv1.Command_PushReleases{PushReleases: &gwv1.PushReleases{}}},
+	} {
+		if err := p.refuses(c); !errors.Is(err, ErrDiskLow) {
+			t.Errorf("%T: %v, want ErrDiskLow", c.Body, err)
+		}
+	}
 }
 
 func TestMarksFitSmallDisks(t *testing.T) {
