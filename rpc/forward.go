@@ -14,6 +14,7 @@ import (
 	"net/http/httptrace"
 	"net/http/httputil"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -215,6 +216,7 @@ var (
 	errElsewhere  = errors.New("the hub does not lead any more")
 	errBroken     = errors.New("the answer broke off")
 	errNotReached = errors.New("no connection in time")
+	errSucceeded  = errors.New("another hub leads now, and the former leader does not answer")
 )
 
 // there passes a call on, and its answer back. The error is why it was not answered.
@@ -232,6 +234,12 @@ func (y *relay) there(w http.ResponseWriter, r *http.Request, p procedure, body 
 	defer cancel(nil)
 	late := time.AfterFunc(connectTime, func() { cancel(errNotReached) })
 	defer late.Stop()
+	var watch sync.WaitGroup
+	watch.Go(func() { y.watchLeader(ctx, address, cancel) })
+	defer func() {
+		cancel(nil)
+		watch.Wait()
+	}()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
 		late.Stop()
 		c.sent.Store(true)
@@ -253,6 +261,25 @@ func (y *relay) there(w http.ResponseWriter, r *http.Request, p procedure, body 
 	y.proxy.ServeHTTP(w, out)
 	y.metrics.forwarded(p, c.end)
 	return c.end, cmp.Or(context.Cause(ctx), c.err)
+}
+
+// leaderLook is how often a hub that waits for an answer looks whether the leader it waits for still is.
+const leaderLook = 300 * time.Millisecond
+
+// watchLeader cancels a call when another hub than that at address has been seen to lead twice in a row: one that gave
+// leadership away has answered by then, and one that stands still or is cut off never will. It returns when ctx ends.
+func (y *relay) watchLeader(ctx context.Context, address string, cancel context.CancelCauseFunc) {
+	seen := 0
+	for pauseAbout(ctx, leaderLook) == nil {
+		if now, here := y.leaderNow(); !here && (now == "" || now == address) {
+			seen = 0
+			continue
+		}
+		if seen++; seen == 2 {
+			cancel(errSucceeded)
+			return
+		}
+	}
 }
 
 func (c *passage) setBody(out *http.Request, body *replay) {
