@@ -51,9 +51,9 @@ func noteError(ctx context.Context, err error) {
 		!errors.Is(err, raftstore.ErrClosed) && !errors.Is(err, raftstore.ErrHalted) && !errors.Is(err, raftstore.ErrMembership)
 }
 
-// noteStranger is told that a bearer token is not known here; the leader may know it.
+// noteStranger is told that a bearer token is not known here; the leader may know it, which this hub may be about to be.
 func noteStranger(ctx context.Context) {
-	if a, _ := ctx.Value(attemptKey{}).(*attempt); a != nil && a.silent && !a.store.Leading() {
+	if a, _ := ctx.Value(attemptKey{}).(*attempt); a != nil && !a.store.Leading() {
 		a.again = true
 	}
 }

@@ -121,7 +121,11 @@ func (k *core) hubOf(r *http.Request) string {
 		return ""
 	}
 	cluster, id, err := identity.HubOf(r.TLS.PeerCertificates[0])
-	if err != nil || cluster != k.store.State().Cluster().ClusterId {
+	if err != nil {
+		return ""
+	}
+	// A hub that was just started may have no state yet. That the certificate is of its cluster's CA, TLS has seen to.
+	if own := k.store.State().Cluster().GetClusterId(); own != "" && own != cluster {
 		return ""
 	}
 	return id
