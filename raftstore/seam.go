@@ -19,9 +19,11 @@ import (
 type seam struct {
 	raft.SnapshotStore
 	logs raft.LogStore
-	// written is the last entry of the newest snapshot that was written; restored, of the newest from a leader that
-	// became this hub's state.
-	written, restored atomic.Pointer[point]
+	// applied is the last entry that became part of this hub's state.
+	applied func() uint64
+	// written is the last entry of the newest snapshot that was written; held, of the newest one that this hub's state
+	// is known to hold.
+	written, held atomic.Pointer[point]
 }
 
 // point is one entry of the log.
@@ -54,12 +56,25 @@ func (s *seam) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	return meta, r, nil
 }
 
+// begin takes note of the snapshot that Raft has started from.
+func (s *seam) begin() error {
+	kept, err := s.List()
+	if err == nil && len(kept) > 0 {
+		s.wrote(point{kept[0].Index, kept[0].Term})
+	}
+	return err
+}
+
 // wrote takes note of a snapshot, if it is the newest: one of this hub's own may be written while a leader's arrives.
 func (s *seam) wrote(end point) {
 	for old := s.written.Load(); old == nil || old.index < end.index; old = s.written.Load() {
-		if s.written.CompareAndSwap(old, &end) {
-			return
+		if !s.written.CompareAndSwap(old, &end) {
+			continue
 		}
+		if s.applied() >= end.index {
+			s.held.Store(&end)
+		}
+		return
 	}
 }
 
@@ -67,7 +82,7 @@ func (s *seam) wrote(end point) {
 // An error of the disk stops the store by itself.
 func (s *seam) replaced() {
 	if end := s.written.Load(); end != nil && s.cut(*end) == nil {
-		s.restored.Store(end)
+		s.held.Store(end)
 	}
 }
 
@@ -118,8 +133,8 @@ func (k *seamSink) Close() error {
 // Raft takes an entry of its own for committed if the leader has committed one at that index, also if the request says
 // nothing of that entry, which may be another one: the commit index must not be beyond what the request covers.
 //
-// And Raft compares the entry before the new ones with its log, which has none, or another, where a leader's snapshot
-// ends. What a snapshot holds is committed, so there is nothing to compare.
+// And Raft compares the entry before the new ones with its log, which may have none, or another, where a snapshot ends:
+// a leader's, or its own if it dropped the log so far. What a snapshot holds is committed: there is nothing to compare.
 func (s *seam) correct(q *raft.AppendEntriesRequest) *raft.AppendEntriesRequest {
 	c := *q
 	covers := c.PrevLogEntry
@@ -127,7 +142,7 @@ func (s *seam) correct(q *raft.AppendEntriesRequest) *raft.AppendEntriesRequest 
 		covers = c.Entries[n-1].Index
 	}
 	c.LeaderCommitIndex = min(c.LeaderCommitIndex, covers)
-	if end := s.restored.Load(); end != nil && *end == (point{c.PrevLogEntry, c.PrevLogTerm}) {
+	if end := s.held.Load(); end != nil && *end == (point{c.PrevLogEntry, c.PrevLogTerm}) {
 		c.PrevLogEntry, c.PrevLogTerm = 0, 0
 	}
 	return &c

@@ -243,10 +243,13 @@ func (s *Store) startRaft() (alone bool, err error) {
 	if s.config.wrapMachine != nil {
 		fsm = s.config.wrapMachine(s.machine)
 	}
-	fit := &seam{SnapshotStore: snapshots, logs: cached}
+	fit := &seam{SnapshotStore: snapshots, logs: cached, applied: func() uint64 { return s.State().Index() }}
 	s.machine.replaced = fit.replaced
 	s.transport.seam.Store(fit)
 	if s.raft, err = raft.NewRaft(config, fsm, cached, votes, fit, s.transport); err != nil {
+		return false, err
+	}
+	if err := fit.begin(); err != nil {
 		return false, err
 	}
 	members := s.raft.GetConfiguration()
