@@ -180,6 +180,10 @@ func (v *virtual) settleDown(d *verdict) {
 		}
 		if there == nil || err != nil {
 			d.accuse("I8: %s did not catch up: %v", h.name, err)
+			v.tell("leader: %v", l.store.raft.Stats())
+			if n != nil {
+				v.tell("%s: %v, snapshot restored last %v", h.name, n.store.raft.Stats(), n.store.transport.seam.Load().held.Load())
+			}
 			continue
 		}
 		if there.Index() == s.Index() && digestOf(there) != want {

@@ -238,3 +238,37 @@ func TestEntryNobodyVouchedForIsNotApplied(t *testing.T) {
 		}
 	})
 }
+
+// A hub whose log begins where its own snapshot ends, with entries nobody else has, is given what follows the snapshot.
+func TestHubThatDroppedItsLogIsCaughtUp(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v := newVirtual(t, virtualOptions{seed: 1, snapshotAfter: 1 << 40, trailing: 5})
+		defer v.close()
+		a := v.mustLead(t)
+		for i := range 10 {
+			a.mustWrite(t, fmt.Sprintf("w%d", i))
+		}
+		end := a.store.State().Index()
+		for _, h := range v.all() {
+			if h != a.hub {
+				v.network.cut(a.hub.name, h.name)
+				v.network.cut(h.name, a.hub.name)
+			}
+		}
+		for i := range 20 { // before it notices that it is alone
+			v.tasks.Go(func() { a.write(fmt.Sprintf("stale%d", i)) })
+		}
+		time.Sleep(100 * time.Millisecond)
+		v.snapshot(context.Background(), a.hub)
+		if first, _ := a.disk.FirstIndex(); first != end+1 {
+			t.Fatalf("the log begins at %d, want %d: nothing is put to the test\n%s", first, end+1, v.told())
+		}
+		time.Sleep(5 * time.Second)
+		v.mustLead(t).mustWrite(t, "after")
+		v.network.heal()
+		v.catchUp(t, a, 30*time.Second)
+		if v.ledger.installed > 0 {
+			t.Errorf("it was sent %d snapshots", v.ledger.installed)
+		}
+	})
+}
