@@ -12,8 +12,13 @@ import (
 )
 
 // SaveAccess saves how far the edge has followed access changes, in one transaction with every token queued before it: an
-// edge that starts again never believes to be further than its tokens are.
+// edge that starts again never believes to be further than its tokens are. a is kept: the caller no longer changes it. After
+// an error the store tries again; see Fault.
 func (s *Store) SaveAccess(ctx context.Context, a *gwv1.StoredAccess) error {
+	return s.keep.put(ctx, keepAccess, "access version", func(ctx context.Context) error { return s.saveAccess(ctx, a) })
+}
+
+func (s *Store) saveAccess(ctx context.Context, a *gwv1.StoredAccess) error {
 	record, err := proto.Marshal(a)
 	if err != nil {
 		return fmt.Errorf("save access version: %w", err)

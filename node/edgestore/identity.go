@@ -1,6 +1,7 @@
 package edgestore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -29,16 +30,18 @@ func (s *Store) Identity() (*gwv1.StoredIdentity, error) {
 }
 
 // SaveIdentity replaces who this edge is. It is on disk, and whole, when SaveIdentity returns nil; after an error the one
-// before is. Only the file's owner can read it: it holds the private key.
+// before is until the store, which tries again, has saved it. Only the file's owner can read it: it holds the private key.
 func (s *Store) SaveIdentity(id *gwv1.StoredIdentity) error {
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(id)
 	if err != nil {
 		return fmt.Errorf("save identity: %w", err)
 	}
-	if err := replaceFile(filepath.Join(s.dir, "identity.pb"), data); err != nil {
-		return fmt.Errorf("save identity: %w", err)
-	}
-	return nil
+	return s.keep.put(context.Background(), keepIdentity, "identity", func(context.Context) error {
+		if err := replaceFile(filepath.Join(s.dir, "identity.pb"), data); err != nil {
+			return fmt.Errorf("save identity: %w", err)
+		}
+		return nil
+	})
 }
 
 // replaceFile writes a 0600 file beside path, syncs it and renames it over path.

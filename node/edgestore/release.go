@@ -20,8 +20,24 @@ const generations = 2
 
 // SaveRelease makes r the newest generation, in one transaction: a process that dies in it leaves what was there before.
 // blobs are all of r's (those already on disk are not written again); the generation before the last one is forgotten,
-// with every blob no generation names any more. Saving the newest release again replaces it. r and blobs are only read.
+// with every blob no generation names any more. Saving the newest release again replaces it. r and blobs are kept, and
+// only read: the caller no longer changes them. After an error the store tries again until they are on disk or another
+// release is saved; see Fault.
 func (s *Store) SaveRelease(ctx context.Context, r *gwv1.StoredRelease, blobs []*gwv1.Blob) error {
+	return s.keep.put(ctx, keepRelease, releaseName(r), func(ctx context.Context) error { return s.saveRelease(ctx, r, blobs) })
+}
+
+// Serves tells the store that a release it loaded is the one that serves, to be saved again if its file is lost. r and
+// blobs are kept, like SaveRelease does.
+func (s *Store) Serves(r *gwv1.StoredRelease, blobs []*gwv1.Blob) {
+	s.keep.remember(keepRelease, releaseName(r), func(ctx context.Context) error { return s.saveRelease(ctx, r, blobs) })
+}
+
+func releaseName(r *gwv1.StoredRelease) string {
+	return fmt.Sprintf("release %d", r.GetTarget().GetNumber())
+}
+
+func (s *Store) saveRelease(ctx context.Context, r *gwv1.StoredRelease, blobs []*gwv1.Blob) error {
 	record, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("save release %d: %w", r.GetTarget().GetNumber(), err)

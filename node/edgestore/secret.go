@@ -12,8 +12,13 @@ import (
 	"gw/rpc/gwv1"
 )
 
-// SaveSecrets replaces all secrets, sealed with the edge's own key and bound to their names and versions.
+// SaveSecrets replaces all secrets, sealed with the edge's own key and bound to their names and versions. secrets are kept:
+// the caller no longer changes them. After an error the store tries again; see Fault.
 func (s *Store) SaveSecrets(ctx context.Context, secrets []*gwv1.SecretValue) error {
+	return s.keep.put(ctx, keepSecrets, "secrets", func(ctx context.Context) error { return s.saveSecrets(ctx, secrets) })
+}
+
+func (s *Store) saveSecrets(ctx context.Context, secrets []*gwv1.SecretValue) error {
 	err := s.write(ctx, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, "DELETE FROM secrets"); err != nil {
 			return err
@@ -66,6 +71,7 @@ func (s *Store) Secrets(ctx context.Context) ([]*gwv1.SecretValue, error) {
 	if err = errors.Join(err, unopened); err != nil {
 		return secrets, fmt.Errorf("load secrets: %w", err)
 	}
+	s.keep.remember(keepSecrets, "secrets", func(ctx context.Context) error { return s.saveSecrets(ctx, secrets) })
 	return secrets, nil
 }
 

@@ -44,8 +44,11 @@ type Store struct {
 
 	mu sync.Mutex // serialises use of db, so that a damaged file can be replaced between two uses
 	db *sql.DB    // nil once closed
+	// unready: the file that took a damaged one's place could not be opened yet, so db is none to use.
+	unready bool
 
 	tokens tokenQueue
+	keep   keeper
 }
 
 // Open takes the directory, making it (0700) and its files as needed. Nobody else can open it until Close. A config.db
@@ -68,6 +71,7 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("open edge store %s: %w", dir, err)
 	}
 	s.tokens.start(s)
+	s.keep.start()
 	return s, nil
 }
 
@@ -92,7 +96,7 @@ func (s *Store) open() error {
 	return err
 }
 
-// SetAside returns where a damaged config.db was moved to, or "" if none was found. The edge then starts empty.
+// SetAside returns where the last damaged config.db was moved to, at Open or later, or "" if none was found.
 func (s *Store) SetAside() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,6 +105,8 @@ func (s *Store) SetAside() string {
 
 // Close writes what is still queued and gives the directory free. It returns the first error of either.
 func (s *Store) Close() error {
+	s.keep.stop()
+	s.keep.saveAgain(context.Background()) // the last chance of what the disk refused; Fault told of it
 	flushed := s.tokens.stop(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,30 +208,52 @@ func moveAside(path string, now time.Time) (string, error) {
 }
 
 // write runs f in one transaction. If the file turns out to be damaged it is set aside and f runs once more on an empty
-// one: what an edge knows now is worth more than what it can fetch again.
+// one: what an edge knows now is worth more than what it can fetch again. What else was saved is saved again by keep.
 func (s *Store) write(ctx context.Context, f func(*sql.Tx) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.db == nil {
 		return ErrClosed
 	}
-	err := transact(ctx, s.db, f)
+	err := s.reopen()
+	if err == nil {
+		err = transact(ctx, s.db, f)
+	}
 	if err == nil || !damaged(err) {
 		return err
 	}
+	if replaceErr := s.replace(); replaceErr != nil {
+		return errors.Join(err, replaceErr)
+	}
+	return transact(ctx, s.db, f)
+}
+
+// reopen opens the file if that failed when it was replaced. s.mu is held.
+func (s *Store) reopen() error {
+	if !s.unready {
+		return nil
+	}
+	db, err := openDB(s.path())
+	if err != nil {
+		return err
+	}
 	s.db.Close()
-	aside, moveErr := moveAside(s.path(), s.now())
-	if moveErr != nil {
-		err = errors.Join(err, moveErr)
+	s.db, s.unready = db, false
+	return nil
+}
+
+// replace sets the damaged file aside and opens an empty one. After an error the store stays usable: the next write tries
+// to open it again. s.mu is held.
+func (s *Store) replace() error {
+	s.db.Close()
+	s.unready = true
+	aside, err := moveAside(s.path(), s.now())
+	if err != nil {
+		return err
 	}
-	db, openErr := openDB(s.path())
-	if openErr != nil {
-		// The store stays usable: every later call fails with what SQLite says about the file, until Close.
-		s.db, _ = sql.Open("sqlite", s.path())
-		return errors.Join(err, openErr)
-	}
-	s.db, s.setAside = db, aside
-	return transact(ctx, db, f)
+	s.setAside = aside
+	s.keep.lost(aside)
+	return s.reopen()
 }
 
 func transact(ctx context.Context, db *sql.DB, f func(*sql.Tx) error) error {
@@ -246,6 +274,9 @@ func (s *Store) read(f func(*sql.DB) error) error {
 	defer s.mu.Unlock()
 	if s.db == nil {
 		return ErrClosed
+	}
+	if err := s.reopen(); err != nil {
+		return err
 	}
 	err := f(s.db)
 	if err != nil && damaged(err) && !errors.Is(err, ErrCorrupt) {

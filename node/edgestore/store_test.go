@@ -282,6 +282,17 @@ func TestFileDamagedWhileOpenDoesNotStopSaving(t *testing.T) {
 	dir := t.TempDir()
 	s := mustOpen(t, dir)
 	mustSave(t, s, 1, "a=1")
+	spoil(t, s, dir)
+	mustSave(t, s, 2, "a=2")
+	wantLoad(t, s, 0, "2: a=2")
+	if s.SetAside() == "" {
+		t.Error("the damaged file was not set aside")
+	}
+}
+
+// spoil damages the file of an open store.
+func spoil(t *testing.T, s *Store, dir string) {
+	t.Helper()
 	if err := s.read(func(db *sql.DB) error { _, err := db.Exec("PRAGMA wal_checkpoint(TRUNCATE)"); return err }); err != nil {
 		t.Fatal(err)
 	}
@@ -303,11 +314,6 @@ func TestFileDamagedWhileOpenDoesNotStopSaving(t *testing.T) {
 	f.Close()
 	s.db.SetMaxIdleConns(0) // forget the page cache
 	s.db.SetMaxIdleConns(1)
-	mustSave(t, s, 2, "a=2")
-	wantLoad(t, s, 0, "2: a=2")
-	if s.SetAside() == "" {
-		t.Error("the damaged file was not set aside")
-	}
 }
 
 func TestDirectoryIsForOneProcess(t *testing.T) {
