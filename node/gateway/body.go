@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"time"
 )
@@ -14,6 +15,8 @@ const (
 	smallBody = 64 << 10
 	// firstRead is what is set aside for a body before any of it has arrived, whatever its length is said to be.
 	firstRead = 1 << 20
+	// unreadBody is how long the rest of a body may take to arrive that is not wanted; the connection ends if it doesn't.
+	unreadBody = 250 * time.Millisecond
 )
 
 // hasBody reports whether the request may have a body.
@@ -32,7 +35,7 @@ func (x *exchange) readBody(idle time.Duration) *refusal {
 	if size < 0 {
 		size = 4 << 10
 	}
-	var rc *http.ResponseController
+	rc := http.NewResponseController(x.w)
 	body := make([]byte, size)
 	n := 0
 	for {
@@ -43,26 +46,20 @@ func (x *exchange) readBody(idle time.Duration) *refusal {
 		if length > 0 {
 			end = int(min(int64(end), length))
 		}
+		_ = rc.SetReadDeadline(time.Now().Add(idle))
 		m, err := x.r.Body.Read(body[n:end])
 		n += m
 		if int64(n) > x.g.maxBody {
 			return tooLarge
 		}
 		if err == io.EOF || int64(n) == length {
-			if rc != nil {
-				_ = rc.SetReadDeadline(time.Time{}) // or the watch for the caller's leaving would end with it
-			}
+			_ = rc.SetReadDeadline(time.Time{}) // or the watch for the caller's leaving would end with it
 			x.body, x.bodyRead = body[:n], true
 			return nil
 		}
 		if err != nil {
 			return x.readFailed(err)
 		}
-		// Most bodies arrive with their header; only for those that don't is the time kept.
-		if rc == nil {
-			rc = http.NewResponseController(x.w)
-		}
-		_ = rc.SetReadDeadline(time.Now().Add(idle))
 	}
 }
 
@@ -73,5 +70,16 @@ func (x *exchange) readFailed(err error) *refusal {
 		return clientSlow
 	}
 	x.cause = err
-	return clientGone
+	var conn *net.OpError
+	if x.r.ProtoMajor != 1 || x.r.Context().Err() != nil || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &conn) {
+		return clientGone
+	}
+	return badFraming
+}
+
+// leaveBody bounds the time net/http waits for a body that nobody has read, to use the connection again.
+func (x *exchange) leaveBody() {
+	if x.r.ProtoMajor == 1 && x.hasBody() && !x.bodyRead {
+		_ = http.NewResponseController(x.w).SetReadDeadline(time.Now().Add(unreadBody))
+	}
 }

@@ -120,10 +120,10 @@ func (x *exchange) serve() outcome {
 	return x.end(notFound)
 }
 
-// end answers with a refusal.
+// end answers with a refusal. A caller who is gone gets none: without an abort, net/http would answer for the gateway.
 func (x *exchange) end(r *refusal) outcome {
 	x.refuse(r)
-	return complete
+	return outcome(r == clientGone)
 }
 
 // aim settles on the target.

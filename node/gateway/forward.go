@@ -139,10 +139,15 @@ func (x *exchange) unanswered(ctx context.Context, err error) *refusal {
 		return clientSlow
 	case errors.Is(cause, errCut):
 		return badToken
-	case state == uploadFailed, x.r.Context().Err() != nil:
+	case state == uploadFailed:
+		return x.readFailed(x.up.failure)
+	case x.r.Context().Err() != nil:
 		return clientGone
 	}
 	x.upstreamFailed, x.cause = true, err
+	if errors.Is(err, errOtherProtocol) {
+		return upstreamBroken
+	}
 	if errors.Is(cause, errUpstreamFull) || errors.Is(cause, errHeaderSlow) || errors.As(err, &timeout) && timeout.Timeout() {
 		return upstreamSlow
 	}

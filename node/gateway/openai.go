@@ -142,6 +142,7 @@ func (x *exchange) json(body []byte) outcome {
 	h["X-Request-Id"] = x.ids[:]
 	h["Content-Type"] = []string{"application/json"}
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	x.leaveBody()
 	x.status, x.wroteHeader = http.StatusOK, true
 	x.w.WriteHeader(http.StatusOK)
 	if x.r.Method != http.MethodHead {

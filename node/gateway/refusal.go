@@ -62,6 +62,8 @@ var (
 		message: `The body names a model more than once, or not exactly as "model".`}
 	badBody = &refusal{status: http.StatusBadRequest, class: classRequest, code: "invalid_body",
 		message: "The body is not what its content type says."}
+	badFraming = &refusal{status: http.StatusBadRequest, class: classRequest, code: "malformed_request",
+		message: "The request's body is malformed: it breaks the rules of its transfer encoding."}
 	badMedia = &refusal{status: http.StatusUnsupportedMediaType, class: classRequest, code: "unsupported_media_type",
 		message: "To find the model, the body must be JSON or a multipart form, without content encoding."}
 	tooLarge = &refusal{status: http.StatusRequestEntityTooLarge, class: classRequest, code: "request_too_large",
@@ -109,10 +111,11 @@ func (x *exchange) refuse(r *refusal) {
 		body = r.appendBody(nil)
 	}
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
-	if x.r.ProtoMajor == 1 && (r == tooLarge || r == clientSlow) {
+	if x.r.ProtoMajor == 1 && (r == tooLarge || r == clientSlow || r == badFraming) {
 		h["Connection"] = []string{"close"}
 	}
 	x.lastOfConnection()
+	x.leaveBody()
 	x.wroteHeader = true
 	x.w.WriteHeader(r.status)
 	if x.r.Method == http.MethodHead {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log"
 	"net/http"
@@ -13,9 +14,16 @@ import (
 // wantsWebSocket reports whether the request wants a WebSocket. No other protocol is passed on: over HTTP/2, for one, a
 // caller could send the upstream requests that nobody has matched. Such a request is forwarded as if it had not asked.
 func (x *exchange) wantsWebSocket() bool {
-	up := x.r.Header["Upgrade"]
-	return len(up) == 1 && strings.EqualFold(up[0], "websocket") && hasToken(x.r.Header["Connection"], "upgrade") &&
-		x.r.Method == http.MethodGet && !x.hasBody()
+	return isWebSocket(x.r.Header) && x.r.ProtoMajor == 1 && x.r.Method == http.MethodGet && !x.hasBody()
+}
+
+// errOtherProtocol: the upstream switched to another protocol than it was asked to.
+var errOtherProtocol = errors.New("upstream switched to a protocol nobody asked for")
+
+// isWebSocket reports whether a header switches to WebSockets and nothing else.
+func isWebSocket(h http.Header) bool {
+	up := h["Upgrade"]
+	return len(up) == 1 && strings.EqualFold(up[0], "websocket") && hasToken(h["Connection"], "upgrade")
 }
 
 // upgrade forwards a request for a WebSocket. Once the upstream has switched, bytes pass both ways until either side or a
@@ -39,6 +47,7 @@ func (x *exchange) upgrade(rt *runtime, rest string) outcome {
 	x.dog = newWatchdog(x.target.timeouts, cancel, x.w)
 	defer x.dog.stop()
 	x.dog.watch(waitHeader)
+	ended := complete
 	proxy := httputil.ReverseProxy{
 		Transport:     rt.transports[i],
 		Rewrite:       func(p *httputil.ProxyRequest) { x.rewrite(p, rest) },
@@ -46,10 +55,15 @@ func (x *exchange) upgrade(rt *runtime, rest string) outcome {
 		ErrorLog:      log.New(io.Discard, "", 0),
 		ModifyResponse: func(resp *http.Response) error {
 			x.dog.watch(waitNothing)
-			x.answered, x.wroteHeader, x.status = true, true, resp.StatusCode
+			switched := resp.StatusCode == http.StatusSwitchingProtocols
+			if switched && !isWebSocket(resp.Header) {
+				return errOtherProtocol
+			}
+			// Until the connection is taken over, a switch may still be refused.
+			x.answered, x.wroteHeader, x.status = true, !switched, resp.StatusCode
 			for name := range resp.Header {
-				if hopByHop(name) && resp.StatusCode != http.StatusSwitchingProtocols {
-					resp.Header.Del(name)
+				if hopByHop(name) && !switched || strings.HasPrefix(name, gatewayHeaders) {
+					delete(resp.Header, name)
 				}
 			}
 			x.target.response.apply(resp.Header)
@@ -57,12 +71,12 @@ func (x *exchange) upgrade(rt *runtime, rest string) outcome {
 			return nil
 		},
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
-			x.refuse(x.unanswered(ctx, err))
+			ended = x.end(x.unanswered(ctx, err))
 		},
 	}
 	proxy.ServeHTTP(x.w, x.r.WithContext(ctx))
-	x.aborted = context.Cause(ctx) == errCut
-	return complete
+	x.aborted = x.aborted || context.Cause(ctx) == errCut
+	return ended
 }
 
 func (x *exchange) rewrite(p *httputil.ProxyRequest, rest string) {
@@ -72,5 +86,9 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest, rest string) {
 		RawQuery: p.In.URL.RawQuery, ForceQuery: p.In.URL.ForceQuery,
 	}
 	p.Out.Host = ""
-	x.origin(p.Out.Header)
+	for name, values := range p.In.Header {
+		if claimsOrigin(name) { // the proxy took them off, though they are the gateway's and the target's by now
+			p.Out.Header[name] = values
+		}
+	}
 }

@@ -22,6 +22,8 @@ type upload struct {
 	state atomic.Int32
 	mu    sync.Mutex // held while reading; guards left
 	left  int64      // bytes that may still come
+	// failure is why the body could not be read. It is set before the state becomes uploadFailed.
+	failure error
 }
 
 // States of an upload. It leaves uploadRuns once.
@@ -64,6 +66,7 @@ func (u *upload) Read(b []byte) (int, error) {
 	case err == io.EOF:
 		u.state.CompareAndSwap(uploadRuns, uploadComplete)
 	default:
+		u.failure = err
 		u.state.CompareAndSwap(uploadRuns, uploadFailed)
 	}
 	return n, u.err()
@@ -90,15 +93,16 @@ func (u *upload) incomplete() bool { return u.x != nil && u.state.Load() != uplo
 // Close does nothing: the server closes the body.
 func (u *upload) Close() error { return nil }
 
-// finish ends the upload before the handler returns: a read that waits for the caller is woken.
+// finish ends the upload before the handler returns: a read that waits for the caller is woken, and net/http is kept from
+// waiting for the rest, as the connection ends anyway.
 func (u *upload) finish() {
 	if u.x == nil {
 		return
 	}
 	u.state.CompareAndSwap(uploadRuns, uploadOver)
-	if !u.mu.TryLock() {
+	if u.incomplete() {
 		_ = http.NewResponseController(u.x.w).SetReadDeadline(time.Unix(1, 0))
-		u.mu.Lock()
 	}
+	u.mu.Lock() // a read that is under way ends now
 	u.mu.Unlock()
 }
