@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"net"
@@ -78,15 +77,7 @@ func newTransport(k poolKey, roots *x509.CertPool) *http.Transport {
 		return t
 	}
 	t.Proxy = http.ProxyFromEnvironment
-	t.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, k.connect)
-		defer cancel()
-		d := tls.Dialer{NetDialer: dialer, Config: &tls.Config{
-			NextProtos: []string{"h2", "http/1.1"},
-			MinVersion: tls.VersionTLS12,
-			RootCAs:    roots,
-		}}
-		return d.DialContext(ctx, network, address)
-	}
+	// net/http does the handshake, so that it offers no HTTP/2 where a connection is for a WebSocket.
+	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
 	return t
 }
