@@ -53,11 +53,14 @@ func TestChaosDiskFull(t *testing.T) {
 		for range rounds(1, 5) {
 			c.lead(small, role == "leader")
 			l.awaitAccepted(20, healed)
+			small.awaitReady(http.StatusOK, healed)
 			ballast := nearlyFill(t, small.dir)
-			found := small.awaitReady(http.StatusServiceUnavailable, healed)
-			if !strings.Contains(found.details["disk_space"], "nearly full") {
-				t.Errorf("/readyz says %v", found)
-			}
+			c.await(healed, "it says that its disk is nearly full", func() error {
+				if found := small.readyz(); !strings.Contains(found.details["disk_space"], "nearly full") {
+					return fmt.Errorf("it says %v", found)
+				}
+				return nil
+			})
 			small.must(http.StatusOK, http.StatusServiceUnavailable, "disk_space")
 			took := l.awaitAccepted(20, 15*time.Second)
 			t.Logf("the disk of the %s is nearly full: 20 writes took %v", role, took.Round(time.Millisecond))

@@ -495,11 +495,12 @@ func (h *process) value(name string, stale bool) (string, error) {
 	return saved(answer.GetResource()), err
 }
 
-// put saves a value through a hub.
+// put saves a value through a hub, with one call that survives the loss of a leader because it has an idempotency key.
 func (h *process) put(name, value string) {
 	h.c.t.Helper()
 	ctx, cancel := context.WithTimeout(h.c.t.Context(), callTimeout)
 	defer cancel()
+	ctx = withHeader(ctx, "Idempotency-Key", fmt.Sprintf("put-%d", rand.Int64()))
 	if _, err := h.config.ApplyResources(ctx, save(0, name, value)); err != nil {
 		h.c.t.Fatalf("save %s through %s: %v", name, h.name, err)
 	}
