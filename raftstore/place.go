@@ -102,6 +102,8 @@ const (
 	// markRecovered is there from an offline recovery until the next leadership has raised the epoch. It lists the hubs
 	// that were members before.
 	markRecovered = "recovered"
+	// markHalted is in the directory of a hub that was halted, and says why.
+	markHalted = "halted"
 	// markCutShort is in a directory that can't be used any more, and says why.
 	markCutShort = "restore-cut-short"
 )

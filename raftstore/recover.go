@@ -46,7 +46,7 @@ type Recovery struct {
 
 // Recover makes the hub of a directory the only voter of its cluster, when so many hubs are lost for good that the rest
 // can't elect a leader. No process may use the directory. The other hubs of old must never start again with theirs:
-// they can join with empty ones. When the recovered hub leads, it raises the epoch and marks the others as removed.
+// they can join with empty ones. A hub that was halted is not recovered (ErrHalted). When the recovered hub leads, it raises the epoch and marks the others as removed.
 func Recover(dir string, c RecoverConfig) (found Recovery, err error) {
 	if _, err := os.Stat(filepath.Join(dir, "raft.db")); err != nil {
 		return Recovery{}, fmt.Errorf("recover: there is no hub in %s: %w", dir, err)
@@ -66,7 +66,14 @@ func Recover(dir string, c RecoverConfig) (found Recovery, err error) {
 	if !c.Confirmed {
 		return found, nil
 	}
-	if err := s.recover(found, c.Address); err != nil {
+	reason, halted, err := p.remembered()
+	if err == nil && halted {
+		err = fmt.Errorf("the state in %s is not to be trusted: %w: %s", dir, ErrHalted, reason)
+	}
+	if err == nil {
+		err = s.recover(found, c.Address)
+	}
+	if err != nil {
 		return found, fmt.Errorf("recover: %w", err)
 	}
 	found.Done = true

@@ -98,7 +98,7 @@ type Store struct {
 	machine   *machine
 	manifests *manifests
 	failed    *latch
-	halted    *latch // by Halt
+	halted    *latch // by Halt, in this process or before
 	space     *space
 	metrics   *metrics
 	reads     reads
@@ -119,7 +119,8 @@ type Store struct {
 
 // Open opens the store in a directory. A directory without one becomes a cluster whose only member is this hub. If this
 // hub is the only voter, Open returns when it leads and the cluster has its ID, which takes far less than a second;
-// otherwise it does not wait for a leader. The caller closes the Store, and stops the process when Failed is closed.
+// otherwise it does not wait for a leader. A hub that was halted opens halted: see Halt. The caller closes the Store, and
+// stops the process when Failed is closed.
 func Open(c Config) (s *Store, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	failed := newLatch()
@@ -158,14 +159,22 @@ func (s *Store) open() error {
 	if s.config.wrapDisk != nil {
 		p.disk = s.config.wrapDisk(p.disk)
 	}
-	if s.transport, err = s.openTransport(); err != nil {
+	reason, halted, err := p.remembered()
+	if err != nil {
 		return err
 	}
-	alone, err := s.startRaft()
+	if s.transport, err = s.openTransport(halted); err != nil {
+		return err
+	}
+	alone, err := s.startRaft(halted)
 	if err != nil {
 		return err
 	}
 	s.shutdown = sync.OnceValue(s.raft.Shutdown)
+	if halted {
+		s.stopServing(reason)
+		return nil
+	}
 	s.tasks.run(s.watchFailure)
 	s.tasks.run(s.follow)
 	s.tasks.run(func() { s.machine.beacons.run(s.ctx.Done()) })
@@ -179,7 +188,10 @@ func (s *Store) open() error {
 // transportTimeout is how long a request to another hub may take.
 const transportTimeout = 5 * time.Second
 
-func (s *Store) openTransport() (*transport, error) {
+func (s *Store) openTransport(halted bool) (*transport, error) {
+	if halted {
+		return s.secluded(), nil
+	}
 	if s.config.Stream == nil {
 		_, inner := raft.NewInmemTransport(raft.ServerAddress(s.id))
 		return newTransport(inner), nil
@@ -212,9 +224,12 @@ func (s *Store) raftConfig() *raft.Config {
 }
 
 // startRaft starts Raft, and first founds a cluster of one if there is nothing. alone is true if this hub is the only
-// voter.
-func (s *Store) startRaft() (alone bool, err error) {
+// voter. If it is halted, Raft only reads what there is: it founds nothing, and would not stand for election in hours.
+func (s *Store) startRaft(halted bool) (alone bool, err error) {
 	config := s.raftConfig()
+	if halted {
+		config.HeartbeatTimeout, config.ElectionTimeout = 24*time.Hour, 24*time.Hour
+	}
 	logs := &logStore{disk: s.place.disk, failed: s.failed, patience: diskPatience, took: s.metrics.logWrite.Observe}
 	votes := &voteStore{log: logs}
 	cached, err := raft.NewLogCache(512, logs)
@@ -234,7 +249,7 @@ func (s *Store) startRaft() (alone bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if !joins {
+	if !joins && !halted {
 		if err := s.found(config, cached, votes, snapshots); err != nil {
 			return false, err
 		}

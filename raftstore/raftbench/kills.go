@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -56,6 +58,10 @@ func (k *cluster) kill(ctx context.Context, n int) (took time.Duration, err erro
 	}
 	i := slices.Index(k.hubs, leader)
 	if err := leader.Close(); err != nil {
+		return took, err
+	}
+	// A hub that halts remembers it, one that is killed does not.
+	if err := os.Remove(filepath.Join(k.config.Dir, k.names[i], "halted")); err != nil {
 		return took, err
 	}
 	if k.hubs[i], err = openHub(k.config, k.names[i], true); err != nil {
