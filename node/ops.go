@@ -69,7 +69,7 @@ func (e *edge) ready(w http.ResponseWriter, r *http.Request) {
 func (e *edge) health() uplink.Health {
 	var reasons []string
 	if err := e.release.fault(); err != nil {
-		reasons = append(reasons, err.Error())
+		reasons = append(reasons, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	if since, ok := e.tokens.Grace(); ok {
 		reasons = append(reasons, "no hub answers since "+since.UTC().Format(time.RFC3339)+": known tokens are served on the offline grace")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync/atomic"
 
 	"gw/node/edgestore"
 	"gw/node/gateway"
@@ -21,12 +20,11 @@ type releaseLoader struct {
 	gateway *gateway.Gateway
 	store   *edgestore.Store
 	log     *slog.Logger
-
-	saveFault atomic.Pointer[error] // why the serving release is not on disk; nil: it is
 }
 
 // apply compiles a release, probes the table, saves the release and swaps the table in. Whatever fails before the swap
-// leaves the old table serving. A disk that can't save does not keep a release from being served: it is told by fault.
+// leaves the old table serving. A disk that can't save does not keep a release from being served: it is told by fault, and
+// the store tries again.
 func (l *releaseLoader) apply(ctx context.Context, r uplink.Release) error {
 	table, err := gateway.Compile(snapshotOf(r.Target, r.Namespace, r.Blobs))
 	if err != nil {
@@ -41,14 +39,9 @@ func (l *releaseLoader) apply(ctx context.Context, r uplink.Release) error {
 }
 
 func (l *releaseLoader) save(ctx context.Context, r uplink.Release) {
-	err := l.store.SaveRelease(ctx, r.Stored(), r.Blobs)
-	if err == nil {
-		l.saveFault.Store(nil)
-		return
+	if err := l.store.SaveRelease(ctx, r.Stored(), r.Blobs); err != nil {
+		l.log.Error("the release is served, but could not be saved yet: a restart without a hub would bring the one before", "error", err)
 	}
-	err = fmt.Errorf("save release %d: %w", r.Target.GetNumber(), err)
-	l.saveFault.Store(&err)
-	l.log.Error("the release is served, but could not be saved: a restart without a hub would bring the one before", "error", err)
 }
 
 func (l *releaseLoader) swap(table *gateway.Table, from string) {
@@ -61,6 +54,7 @@ func (l *releaseLoader) swap(table *gateway.Table, from string) {
 // loadFromDisk swaps in the newest release on disk that is whole, of the edge's namespace, and loads. Without one the edge
 // waits for a hub.
 func (l *releaseLoader) loadFromDisk(ctx context.Context, namespace string) {
+	l.store.LogTo(l.log.With("room", "edgestore"))
 	for generation := range 2 {
 		r, blobs, err := l.store.LoadRelease(ctx, generation)
 		if errors.Is(err, edgestore.ErrNone) {
@@ -76,6 +70,7 @@ func (l *releaseLoader) loadFromDisk(ctx context.Context, namespace string) {
 			}
 			if err == nil {
 				l.swap(table, "disk")
+				l.store.Serves(r, blobs)
 				return
 			}
 		}
@@ -92,13 +87,8 @@ func (l *releaseLoader) loaded() uplink.Loaded {
 	return uplink.Loaded{Epoch: t.Epoch(), Number: t.Number(), Checksum: t.Checksum(), Secrets: t.Secrets()}
 }
 
-// fault returns why the serving release is not on disk, nil if it is.
-func (l *releaseLoader) fault() error {
-	if err := l.saveFault.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
+// fault returns why the serving release, or what else a restart without a hub needs, is not on disk; nil if all is.
+func (l *releaseLoader) fault() error { return l.store.Fault() }
 
 func snapshotOf(target *gwv1.Target, namespace string, blobs []*gwv1.Blob) gateway.Snapshot {
 	s := gateway.Snapshot{Namespace: namespace, Epoch: target.GetEpoch(), Number: target.GetNumber(), Resources: make([]gateway.Resource, len(blobs))}
