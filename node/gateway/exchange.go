@@ -99,6 +99,9 @@ func (x *exchange) serve() outcome {
 	if !ok || !clean || x.r.Method == http.MethodConnect {
 		return x.end(badPath)
 	}
+	if !validQuery(x.r.URL.RawQuery) {
+		return x.end(badQuery)
+	}
 	route, ok := x.serving.table.match(x.r.Host, p, x.r.Method)
 	if !ok {
 		return x.end(badPath)

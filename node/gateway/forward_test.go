@@ -345,6 +345,42 @@ func TestHTTP2Upstream(t *testing.T) {
 	send(t, "GET", wrong.url, "").want(t, 502, "upstream_unreachable")
 }
 
+// TestAQueryCantForgeARequest sends queries over HTTP/2, where no line's end or space divides a request's parts.
+func TestAQueryCantForgeARequest(t *testing.T) {
+	got := make(chan string, 8)
+	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) { got <- r.RequestURI })
+	e := start(t, Config{}, keyless(up, ""))
+	s := httptest.NewUnstartedServer(e.Gateway)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	for _, query := range []string{"a HTTP/1.1", "a b", " ", "a#b"} {
+		req, _ := http.NewRequest("GET", s.URL+"/x", nil)
+		req.URL.RawQuery = query
+		resp, err := s.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.ProtoMajor != 2 {
+			t.Fatal(resp.Proto)
+		}
+		reply{resp.StatusCode, resp.Header, string(body)}.want(t, 400, "malformed_query")
+	}
+	for _, query := range []string{"a\r\nb", "a\tb", "\x7f", "\x00"} { // the server refuses these by itself
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "/x", nil)
+		r.URL.RawQuery = query
+		e.Gateway.ServeHTTP(w, r)
+		reply{w.Code, w.Header(), w.Body.String()}.want(t, 400, "malformed_query")
+	}
+	send(t, "GET", e.url+"/x?a=%20%0a&;é", "").want(t, 200, "")
+	if uri := <-got; uri != "/x?a=%20%0a&;é" || len(got) > 0 {
+		t.Errorf("upstream got %s and %d more", uri, len(got))
+	}
+}
+
 func TestSwapLeavesRequestsInFlightAlone(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
 	old := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {

@@ -88,6 +88,17 @@ func isControl(c rune) bool { return c < ' ' || c == 0x7f }
 
 func notInPath(c rune) bool { return c <= ' ' || c == 0x7f || c == '?' || c == '#' }
 
+// validQuery reports whether a query can be forwarded byte for byte. Over HTTP/2 it may hold what would end the request
+// line of HTTP/1.
+func validQuery(query string) bool {
+	for i := range len(query) {
+		if c := query[i]; c <= ' ' || c == 0x7f || c == '#' {
+			return false
+		}
+	}
+	return true
+}
+
 func mergeSlashes(s string) string {
 	if !strings.Contains(s, "//") {
 		return s

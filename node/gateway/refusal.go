@@ -36,6 +36,8 @@ var (
 		message: "This edge has no configuration yet."}
 	badPath = &refusal{status: http.StatusBadRequest, class: classRequest, code: "ambiguous_path",
 		message: "The path can be read in more than one way: it is malformed, or hides dot segments or slashes behind escapes."}
+	badQuery = &refusal{status: http.StatusBadRequest, class: classRequest, code: "malformed_query",
+		message: "The query holds spaces, control characters or a fragment, unescaped."}
 	notFound = &refusal{status: http.StatusNotFound, class: classRequest, code: "not_found",
 		message: "Nothing is served here."}
 	badMethod = &refusal{status: http.StatusMethodNotAllowed, class: classRequest, code: "method_not_allowed",
