@@ -11,7 +11,7 @@ import (
 
 // MembershipConfig says how KeepMembership decides.
 type MembershipConfig struct {
-	// AllowTwo lets a cluster rest at two voters, of which none may fail.
+	// AllowTwo lets one hub grow to two voters, of which none may fail. A removal leaves two in any case.
 	AllowTwo bool
 	// Settle is how long a learner must have been caught up, without a break, before it gets a vote. 0: two seconds,
 	// so that one hub grows to three in seconds; what it guards against is a hub that comes and goes.
@@ -73,9 +73,9 @@ const (
 	demote  stepKind = "demote"
 )
 
-// nextStep decides what to change, if anything; twoFor is how long there have been two voters. Two voters are worse than
-// one, because either of them stops the cluster: the second gets its vote only when the third is ready as well, and
-// loses it when the third doesn't follow. From three on, one more voter never lowers how many may fail.
+// nextStep decides what to change, if anything; twoFor is how long there have been two voters where there was one. Two
+// voters are worse than one, because either of them stops the cluster: the second gets its vote only when the third is
+// ready as well, and loses it when the third doesn't follow. From three on, one more voter never lowers how many may fail.
 func nextStep(members []standing, c MembershipConfig, twoFor time.Duration) step {
 	voters, other := 0, ""
 	var ready []string
@@ -101,10 +101,12 @@ func nextStep(members []standing, c MembershipConfig, twoFor time.Duration) step
 	return step{kind: rest}
 }
 
-// steadiness remembers since when learners are ready, and since when there are two voters.
+// steadiness remembers since when learners are ready, and since when there are two voters where there was one. Two that
+// somebody chose, by removing the third, are left alone, and so are two that this leadership found.
 type steadiness struct {
 	ready map[string]time.Time // ID of a learner → since when it is caught up without a break
 	two   time.Time            // zero: there are not two voters
+	alone bool                 // before there were two voters there was one; false if that was not seen
 }
 
 // judge turns members into standings. last is the leader's last log index.
@@ -128,19 +130,19 @@ func (k *steadiness) judge(members []Member, last uint64, now time.Time, settle,
 	k.ready = ready
 	switch {
 	case voters != 2:
-		k.two = time.Time{}
+		k.two, k.alone = time.Time{}, voters == 1
 	case k.two.IsZero():
 		k.two = now
 	}
-	if !k.two.IsZero() {
+	if !k.two.IsZero() && k.alone {
 		twoFor = now.Sub(k.two)
 	}
 	return list, twoFor
 }
 
 // KeepMembership is the leader's duty towards the members: it gives learners their vote when that does not lower how
-// many hubs may fail, one step at a time, and takes it back from a second voter whom no third follows. It never removes
-// anybody. It blocks like LeadDuties.
+// many hubs may fail, one step at a time, and takes it back from the second voter it made if no third follows. It never
+// removes anybody. It blocks like LeadDuties.
 func (s *Store) KeepMembership(ctx context.Context, c MembershipConfig) error {
 	return s.LeadDuties(ctx, func(ctx context.Context) error {
 		var k steadiness
