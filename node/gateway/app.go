@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -13,6 +14,7 @@ type App struct {
 	ID, Name, TokenID string
 
 	targets  grants
+	llms     bool // some LLM is among the targets
 	policies []string
 }
 
@@ -22,6 +24,7 @@ func NewApp(id, name, tokenID string, targets, policies []string) *App {
 	a := &App{ID: id, Name: name, TokenID: tokenID, targets: make(grants, len(targets))}
 	for _, t := range targets {
 		a.targets[t] = struct{}{}
+		a.llms = a.llms || t == "*" || strings.HasPrefix(t, "LLM/")
 	}
 	a.policies = append(a.policies, policies...)
 	return a

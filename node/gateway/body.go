@@ -36,10 +36,16 @@ func (x *exchange) readBody(idle time.Duration) *refusal {
 		size = 4 << 10
 	}
 	rc := http.NewResponseController(x.w)
+	if !x.takeMemory(size) {
+		return overloaded
+	}
 	body := make([]byte, size)
 	n := 0
 	for {
 		if n == len(body) {
+			if !x.takeMemory(n) {
+				return overloaded
+			}
 			body = append(body, make([]byte, n)...)
 		}
 		end := len(body)
@@ -61,6 +67,16 @@ func (x *exchange) readBody(idle time.Duration) *refusal {
 			return x.readFailed(err)
 		}
 	}
+}
+
+// takeMemory sets n bytes aside for the body until the exchange ends. It does not wait: who waited for a share while
+// holding one could wait for itself.
+func (x *exchange) takeMemory(n int) bool {
+	if !x.g.memory.TryAcquire(int64(n)) {
+		return false
+	}
+	x.bodyMemory += int64(n)
+	return true
 }
 
 // readFailed says what to make of an error while the caller's body was read.

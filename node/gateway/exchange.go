@@ -36,6 +36,7 @@ type exchange struct {
 	model      string
 	body       []byte // the request's body,
 	bodyRead   bool   // if it was read before forwarding
+	bodyMemory int64  // what the request holds of Gateway.memory
 
 	// What became of it.
 	upstream       *upstream
@@ -83,6 +84,9 @@ func (x *exchange) finish() {
 	end := x.g.now()
 	x.record(end.Sub(x.start).Seconds())
 	x.log(end)
+	if x.bodyMemory > 0 {
+		x.g.memory.Release(x.bodyMemory)
+	}
 	x.g.end()
 }
 

@@ -14,10 +14,14 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 )
 
 // DefaultMaxRequestBody is the most bytes of a request's body that are forwarded unless Config says otherwise.
 const DefaultMaxRequestBody = 64 << 20
+
+// DefaultMaxBufferedBodies is the most memory bodies take that are read whole, unless Config says otherwise.
+const DefaultMaxBufferedBodies = 1 << 30
 
 // Config is what a Gateway needs. Authenticator is required.
 type Config struct {
@@ -35,6 +39,9 @@ type Config struct {
 	Metrics prometheus.Registerer
 	// MaxRequestBody is the most bytes a request's body may have; 0: DefaultMaxRequestBody.
 	MaxRequestBody int64
+	// MaxBufferedBodies is the most memory, in bytes, that bodies may take which are read before they are forwarded, all
+	// requests together; 0: DefaultMaxBufferedBodies.
+	MaxBufferedBodies int64
 	// UpstreamRoots are the authorities https upstreams' certificates must come from; nil: the system's.
 	UpstreamRoots *x509.CertPool
 }
@@ -48,6 +55,7 @@ type Gateway struct {
 	log     *accessLog // nil: none
 	now     func() time.Time
 	maxBody int64
+	memory  *semaphore.Weighted // bytes of bodies that are read whole
 	metrics *metrics
 	pools   *pools
 	streams streams
@@ -92,6 +100,10 @@ func New(c Config) *Gateway {
 	if g.maxBody <= 0 {
 		g.maxBody = DefaultMaxRequestBody
 	}
+	if c.MaxBufferedBodies <= 0 {
+		c.MaxBufferedBodies = DefaultMaxBufferedBodies
+	}
+	g.memory = semaphore.NewWeighted(c.MaxBufferedBodies)
 	if c.AccessLog != nil {
 		g.log = newAccessLog(c.AccessLog)
 	}

@@ -3,7 +3,6 @@ package gateway
 import (
 	"errors"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -23,7 +22,10 @@ func (x *exchange) serveOpenAI(p path) outcome {
 	}
 	const models = openAIPrefix + "/models"
 	if under(p.decoded, models) {
-		return x.listModels(strings.TrimPrefix(p.escaped[len(models):], "/"))
+		return x.listModels(strings.TrimPrefix(p.decoded[len(models):], "/"))
+	}
+	if !x.app.llms {
+		return x.end(forbidden) // before its body takes up memory
 	}
 	if !x.hasBody() {
 		return x.end(modelMissing)
@@ -103,15 +105,11 @@ func (x *exchange) bodyModel() (llm.Model, *refusal) {
 	return llm.Model{}, badBody
 }
 
-// listModels answers /v1/models and /v1/models/{id} with what the token may call and the table lists by name.
-func (x *exchange) listModels(rest string) outcome {
+// listModels answers /v1/models, or with want /v1/models/{id}, with what the token may call and the table lists by name.
+func (x *exchange) listModels(want string) outcome {
 	if x.r.Method != http.MethodGet && x.r.Method != http.MethodHead {
 		x.w.Header()["Allow"] = []string{"GET, HEAD"}
 		return x.end(badMethod)
-	}
-	want, err := url.PathUnescape(rest)
-	if err != nil {
-		return x.end(modelNotFound)
 	}
 	body := []byte(`{"object":"list","data":[`)
 	empty := len(body)

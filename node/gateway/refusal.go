@@ -72,6 +72,8 @@ var (
 		message: "The request's body is larger than this edge forwards."}
 	clientSlow = &refusal{status: http.StatusRequestTimeout, class: classRequest, code: "request_timeout",
 		message: "The request's body did not arrive in time."}
+	overloaded = &refusal{status: http.StatusServiceUnavailable, class: classServer, code: "overloaded", retryAfter: time.Second,
+		message: "This edge holds too many requests at the moment."}
 	badUpgrade = &refusal{status: http.StatusBadRequest, class: classRequest, code: "upgrade_not_supported",
 		message: "This is not served over an upgraded connection."}
 	upstreamDown = &refusal{status: http.StatusBadGateway, class: classServer, code: "upstream_unreachable",
@@ -113,7 +115,7 @@ func (x *exchange) refuse(r *refusal) {
 		body = r.appendBody(nil)
 	}
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
-	if x.r.ProtoMajor == 1 && (r == tooLarge || r == clientSlow || r == badFraming) {
+	if x.r.ProtoMajor == 1 && (r == tooLarge || r == clientSlow || r == badFraming || r == overloaded) {
 		h["Connection"] = []string{"close"}
 	}
 	x.lastOfConnection()
