@@ -18,9 +18,6 @@ import (
 	"gw/rpc/resource"
 )
 
-// renewWithin is how long after its end a certificate still authenticates its renewal, and nothing else.
-const renewWithin = 90 * 24 * time.Hour
-
 // EdgeServer is the hubs' side of the conversation with edges. Who the edge is and what it may see follows from its
 // client certificate alone.
 type EdgeServer struct {
@@ -146,7 +143,7 @@ func (s *EdgeServer) RenewCertificate(ctx context.Context, r *gwv1.RenewCertific
 		return nil, err
 	}
 	now := s.now()
-	if now.Sub(who.notAfter) > renewWithin {
+	if now.Sub(who.notAfter) > identity.RenewWithin {
 		return nil, &Error{Reason: ReasonCertificateNeeded, Message: fmt.Sprintf("the certificate of edge %s ended more than 90 days ago: enrol again", who.ID)}
 	}
 	if !s.store.Leading() {

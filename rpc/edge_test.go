@@ -161,16 +161,64 @@ func TestEveryCallButEnrollNeedsACertificate(t *testing.T) {
 	}
 }
 
-func TestAHeaderDoesNotMakeAnEdge(t *testing.T) {
+func TestACertificateThatTheClusterDidNotIssueMakesNoEdge(t *testing.T) {
 	h := newHarness(t)
 	e := h.enroll("default", "e1")
-	r := httptest.NewRequest("POST", "/", nil)
-	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{certificateOf(t, h, e)}} // shown, not verified
-	var found bool
-	h.hub.EdgeHandler()
-	_, found = withCaller(r).Context().Value(callerKey{}).(caller)
-	if found {
-		t.Error("a certificate that was not verified was believed")
+	other, err := identity.NewCA(h.ca.ClusterID(), h.clock.now())
+	must(t, err)
+	foreign, err := other.SignEdge(enrolment(t, identity.JoinToken{}, "x").Csr, e.Edge, h.clock.now(), time.Hour)
+	must(t, err)
+	for c, want := range map[*x509.Certificate]bool{foreign: false, certificateOf(t, h, e): true} {
+		for range 2 {
+			r := httptest.NewRequest("POST", "/", nil)
+			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{c}}
+			if _, found := h.hub.core.withCaller(r).Context().Value(callerKey{}).(caller); found != want {
+				t.Errorf("believed: %v, want %v", found, want)
+			}
+		}
+	}
+}
+
+// reconnected is an edge with its old certificate and a new connection.
+func (h *harness) reconnected(e *testEdge) gwv1connect.EdgeServiceClient {
+	return gwv1connect.NewEdgeServiceClient(
+		h.https(identity.EdgeTLS(h.ca.Certificate, h.ca.ClusterID(), func() *tls.Certificate { return e.shows }), nil), h.edge)
+}
+
+func TestAnEndedCertificateIsRenewedOverTLSAndDoesNothingElse(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	h.clock.advance(CertificateTTL + 24*time.Hour)
+	client := h.reconnected(e)
+	_, err := client.Heartbeat(t.Context(), &gwv1.HeartbeatRequest{SessionId: e.session})
+	h.refused(err, connect.CodeUnauthenticated, ReasonCertificateNeeded, "renew it")
+	_, err = client.FetchSecrets(t.Context(), &gwv1.FetchSecretsRequest{})
+	h.refused(err, connect.CodeUnauthenticated, ReasonCertificateNeeded, "renew it")
+	_, err = client.ValidateToken(t.Context(), &gwv1.ValidateTokenRequest{TokenHash: make([]byte, 32)})
+	h.refused(err, connect.CodeUnauthenticated, ReasonCertificateNeeded, "renew it")
+	_, err = client.Goodbye(t.Context(), &gwv1.GoodbyeRequest{SessionId: e.session})
+	h.refused(err, connect.CodeUnauthenticated, ReasonCertificateNeeded, "renew it")
+	w, err := client.Watch(t.Context(), &gwv1.WatchRequest{SessionId: e.session})
+	must(t, err)
+	defer w.Close()
+	w.Receive()
+	h.refused(w.Err(), connect.CodeUnauthenticated, ReasonCertificateNeeded, "renew it")
+	f, err := client.FetchRelease(t.Context(), &gwv1.FetchReleaseRequest{})
+	must(t, err)
+	defer f.Close()
+	f.Receive()
+	h.refused(f.Err(), connect.CodeUnauthenticated, ReasonCertificateNeeded, "renew it")
+	a, err := client.RenewCertificate(t.Context(), &gwv1.RenewCertificateRequest{Csr: enrolment(t, identity.JoinToken{}, "x").Csr})
+	must(t, err)
+	fresh, err := x509.ParseCertificate(a.Certificate)
+	must(t, err)
+	if who, err := identity.EdgeOf(fresh); err != nil || who != e.Edge {
+		t.Errorf("renewed as %v, %v", who, err)
+	}
+	h.clock.advance(90 * 24 * time.Hour)
+	_, err = h.reconnected(e).RenewCertificate(t.Context(), &gwv1.RenewCertificateRequest{Csr: enrolment(t, identity.JoinToken{}, "x").Csr})
+	if err == nil || !strings.Contains(err.Error(), "tls:") {
+		t.Errorf("91 days after its end: %v, want a refused handshake", err)
 	}
 }
 

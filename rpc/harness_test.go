@@ -151,6 +151,7 @@ func (h *harness) serve() {
 	certificate, err := h.ca.IssueHub("h1", time.Now(), time.Hour)
 	must(h.t, err)
 	config := identity.HubTLS(h.ca.Certificate, h.ca.ClusterID(), func() *tls.Certificate { return &certificate })
+	config.Time = h.clock.now
 	h.edge = "https://" + h.listen(&http.Server{Handler: h.hub.EdgeHandler(), Protocols: protocols(false)}, config)
 }
 
@@ -270,6 +271,7 @@ type testEdge struct {
 	identity.Edge
 	gwv1connect.EdgeServiceClient
 	session string
+	shows   *tls.Certificate
 	beats   uint64
 	read    *atomic.Int64 // bytes that came over the wire, TLS included
 }
@@ -338,7 +340,7 @@ func (h *harness) enrollWith(token identity.JoinToken, id string) *testEdge {
 	return &testEdge{
 		Edge:              identity.Edge{ClusterID: a.ClusterId, Namespace: a.Namespace, ID: id},
 		EdgeServiceClient: gwv1connect.NewEdgeServiceClient(client, h.edge),
-		session:           newID() + newID(), read: read,
+		session:           newID() + newID(), read: read, shows: certificate,
 	}
 }
 

@@ -158,6 +158,7 @@ type core struct {
 	notices *notices
 	tenure  *tenure
 	ca      caCache
+	issued  issued
 	beacons beacons
 }
 

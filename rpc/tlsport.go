@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"crypto/x509"
 	"net/http"
 
 	"gw/rpc/gwv1/gwv1connect"
@@ -75,7 +76,7 @@ func (t *port) takeOver(w http.ResponseWriter, r *http.Request, p procedure, pri
 // serveEdge serves an edge here if this hub leads; else it tells where the leader is, or passes the call on if that is
 // what the edge asks for.
 func (t *port) serveEdge(w http.ResponseWriter, r *http.Request, p procedure) {
-	r = withCaller(r)
+	r = t.withCaller(r)
 	if r.Header.Get(headerProxy) == "allow" {
 		f := forwarded{address: r.RemoteAddr}
 		if c, ok := r.Context().Value(callerKey{}).(caller); ok {
@@ -115,17 +116,27 @@ func notLeader(address string) error {
 		Message: "this hub does not lead: https://" + address + " does"}
 }
 
-// hubOf returns the hub of this cluster at the other end of a verified connection, or "".
+// certificateOf returns the certificate of an edge or a hub at the other end, nil if there is none that this cluster
+// issued. The handshake has looked at the time: an edge's may have ended.
+func (k *core) certificateOf(r *http.Request) *x509.Certificate {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return nil
+	}
+	ca, err := k.clusterCA()
+	if err != nil || !k.issued.by(ca.Certificate, r.TLS.PeerCertificates[0]) {
+		return nil
+	}
+	return r.TLS.PeerCertificates[0]
+}
+
+// hubOf returns the hub of this cluster at the other end of a connection, or "".
 func (k *core) hubOf(r *http.Request) string {
-	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || len(r.TLS.PeerCertificates) == 0 {
+	certificate := k.certificateOf(r)
+	if certificate == nil {
 		return ""
 	}
-	cluster, id, err := identity.HubOf(r.TLS.PeerCertificates[0])
-	if err != nil {
-		return ""
-	}
-	// A hub that was just started may have no state yet. That the certificate is of its cluster's CA, TLS has seen to.
-	if own := k.store.State().Cluster().GetClusterId(); own != "" && own != cluster {
+	cluster, id, err := identity.HubOf(certificate)
+	if err != nil || cluster != k.store.State().Cluster().ClusterId {
 		return ""
 	}
 	return id
@@ -175,12 +186,11 @@ func hubFrom(ctx context.Context) (id string, ok bool) {
 	return id, ok
 }
 
-// withCaller puts the edge at the other end into the request's context, if the connection has a verified certificate
-// of one; and the address it comes from.
-func withCaller(r *http.Request) *http.Request {
+// withCaller puts the edge at the other end into the request's context, if the connection has a certificate of one that
+// the cluster issued; and the address it comes from.
+func (k *core) withCaller(r *http.Request) *http.Request {
 	ctx := WithAddress(r.Context(), r.RemoteAddr)
-	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && len(r.TLS.PeerCertificates) > 0 {
-		certificate := r.TLS.PeerCertificates[0]
+	if certificate := k.certificateOf(r); certificate != nil {
 		if who, err := identity.EdgeOf(certificate); err == nil { // a hub's names none
 			ctx = context.WithValue(ctx, callerKey{}, caller{
 				Edge: who, serial: certificate.SerialNumber.Text(16), notAfter: certificate.NotAfter, address: r.RemoteAddr,

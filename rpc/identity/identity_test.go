@@ -103,6 +103,58 @@ func TestForeignCertificatesAreRefused(t *testing.T) {
 	}
 }
 
+// endedSide is an edge whose certificate ended some time ago.
+func endedSide(t *testing.T, ca *CA, ago time.Duration) *tls.Config {
+	t.Helper()
+	key, err := NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := NewCSR(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := ca.SignEdge(csr, Edge{ca.ClusterID(), "default", "e"}, time.Now().Add(-ago-time.Hour), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}
+	return EdgeTLS(ca.Certificate, ca.ClusterID(), func() *tls.Certificate { return cert })
+}
+
+func TestAnEdgeWhoseCertificateEndedIsHeardForNinetyDays(t *testing.T) {
+	const day = 24 * time.Hour
+	old := func(cluster string) *CA {
+		ca, err := NewCA(cluster, time.Now().Add(-200*day))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ca
+	}
+	ca := old("c1")
+	for _, ago := range []time.Duration{time.Minute, 89 * day} {
+		if state, err := handshake(t, hubSide(t, ca), endedSide(t, ca, ago)); err != nil || len(state.PeerCertificates) == 0 {
+			t.Errorf("ended %v ago: %v", ago, err)
+		}
+	}
+	if _, err := handshake(t, hubSide(t, ca), endedSide(t, ca, 91*day)); err == nil {
+		t.Error("a certificate that ended 91 days ago was taken")
+	}
+	foreign := endedSide(t, old("c1"), day)
+	foreign.RootCAs = poolOf(ca.Certificate)
+	if _, err := handshake(t, hubSide(t, ca), foreign); err == nil {
+		t.Error("an ended certificate of another CA was taken")
+	}
+	hub, err := ca.IssueHub("hub-2", time.Now().Add(-2*time.Hour), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := HubClientTLS(ca.Certificate, "c1", func() *tls.Certificate { return &hub }, "h2")
+	if _, err := handshake(t, hubSide(t, ca), ended); err == nil {
+		t.Error("a hub's certificate that ended was taken")
+	}
+}
+
 func TestEnrolmentTrustsOnlyThePinnedCA(t *testing.T) {
 	ca, other := newCA(t, "c1"), newCA(t, "c2")
 	if _, err := handshake(t, hubSide(t, ca), EnrollTLS(PinOf(ca.Certificate))); err != nil {

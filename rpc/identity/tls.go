@@ -5,30 +5,69 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"time"
 )
 
-// HubTLS returns the server side of a hub's port: TLS 1.3, HTTP/2 and 1.1, client certificates asked for, verified
-// against the cluster's CA if given, and not required, since an edge that enrols has none yet. certificate is called at
-// every handshake.
+// RenewWithin is how long after its end an edge's certificate still gets through a hub's handshake, to be renewed.
+const RenewWithin = 90 * 24 * time.Hour
+
+// HubTLS returns the server side of a hub's port: TLS 1.3, HTTP/2 and 1.1, client certificates asked for and not
+// required, since an edge that enrols has none yet. One that is given must be of the cluster's CA and clusterID. A hub's
+// must be valid now; an edge's may have ended up to RenewWithin ago, and whoever serves it has to look at its NotAfter.
+// The connection's VerifiedChains stay empty. certificate is called at every handshake.
 func HubTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Certificate) *tls.Config {
-	return &tls.Config{
+	c := &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(), nil },
-		ClientAuth:     tls.VerifyClientCertIfGiven,
+		ClientAuth:     tls.RequestClientCert,
 		ClientCAs:      poolOf(ca),
-		VerifyConnection: func(cs tls.ConnectionState) error {
-			if len(cs.PeerCertificates) == 0 {
-				return nil
-			}
-			for _, u := range cs.PeerCertificates[0].URIs {
-				if u.Scheme == scheme && u.Host == clusterID {
-					return nil
-				}
-			}
-			return errors.New("the client's certificate is of another cluster")
-		},
 	}
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		if len(cs.PeerCertificates) == 0 {
+			return nil
+		}
+		now := time.Now()
+		if c.Time != nil {
+			now = c.Time()
+		}
+		return verifyClient(cs.PeerCertificates[0], ca, clusterID, now)
+	}
+	return c
+}
+
+// verifyClient checks the certificate of an edge or of a hub of a cluster.
+func verifyClient(leaf, ca *x509.Certificate, clusterID string, now time.Time) error {
+	cluster, _, err := HubOf(leaf)
+	at := now
+	if err != nil {
+		edge, err := EdgeOf(leaf)
+		if err != nil {
+			return fmt.Errorf("the client is neither a hub nor an edge: %w", err)
+		}
+		cluster = edge.ClusterID
+		if late := now.Sub(leaf.NotAfter); late > RenewWithin {
+			return fmt.Errorf("the certificate of edge %s ended at %s, too long ago to be renewed", edge.ID, leaf.NotAfter.Format(time.RFC3339))
+		} else if late > 0 {
+			at = leaf.NotAfter
+		}
+	}
+	if cluster != clusterID {
+		return errors.New("the client's certificate is of another cluster")
+	}
+	return verifyIssued(leaf, ca, at)
+}
+
+// Issued checks that the CA issued a client's certificate, whenever that was or is valid. It is for connections whose
+// handshake has looked at the time.
+func Issued(leaf, ca *x509.Certificate) error { return verifyIssued(leaf, ca, leaf.NotAfter) }
+
+func verifyIssued(leaf, ca *x509.Certificate, at time.Time) error {
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: poolOf(ca), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	if err != nil {
+		return fmt.Errorf("verify the client's certificate: %w", err)
+	}
+	return nil
 }
 
 // RaftALPN is the protocol hubs negotiate for the replicated log.
