@@ -119,7 +119,7 @@ func (x *exchange) informational(code int, header textproto.MIMEHeader) error {
 	}
 	h := x.w.Header()
 	for name, values := range header {
-		if !hopByHop(name) {
+		if !x.dropsAnswer(name) {
 			h[name] = values
 		}
 	}

@@ -134,18 +134,33 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
+// dropsAnswer reports whether a header of the upstream's answer stays here. What a vendor says about the account is not
+// for callers, unless it is their own.
+func (x *exchange) dropsAnswer(name string) bool {
+	switch name[0] {
+	case 'C', 'K', 'P', 'T', 'U', 'X':
+		if hopByHop(name) || strings.HasPrefix(name, gatewayHeaders) {
+			return true
+		}
+	}
+	if x.target.kind != kindLLM || x.target.credential == nil {
+		return false
+	}
+	switch name {
+	case "Openai-Organization", "Openai-Project", "Set-Cookie":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Ratelimit-") || strings.HasPrefix(name, "Anthropic-Ratelimit-")
+}
+
 // inboundHeader puts the upstream's header into the answer's.
 func (x *exchange) inboundHeader(from http.Header) {
 	h := x.w.Header()
 	dropNamed(from, from["Connection"])
 	for name, values := range from {
-		switch name[0] {
-		case 'C', 'K', 'P', 'T', 'U', 'X':
-			if hopByHop(name) || strings.HasPrefix(name, gatewayHeaders) {
-				continue
-			}
+		if !x.dropsAnswer(name) {
+			h[name] = values
 		}
-		h[name] = values
 	}
 	x.target.response.apply(h)
 	x.idHeader(h)

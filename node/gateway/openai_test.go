@@ -232,6 +232,36 @@ func TestLLMSurfaceIsByteExact(t *testing.T) {
 	send(t, "DELETE", e.url+"/llm/acme/v1/responses/r_1", "", "X-Api-Key", token).want(t, 200, "")
 }
 
+// TestTheVendorsAccountIsNotShown keeps back what an answer says about an account that is not the caller's.
+func TestTheVendorsAccountIsNotShown(t *testing.T) {
+	account := []string{"Openai-Organization", "Openai-Project", "Set-Cookie", "X-Ratelimit-Limit-Requests", "X-Ratelimit-Reset-Tokens",
+		"Anthropic-Ratelimit-Input-Tokens-Limit"}
+	shown := []string{"Openai-Processing-Ms", "Retry-After", "X-Should-Retry", "X-Request-Id"}
+	v := &vendor{before: func(w http.ResponseWriter, r *http.Request) bool {
+		for _, name := range append(account, shown...) {
+			w.Header().Set(name, "1")
+		}
+		w.Header().Set("Link", "x")
+		w.WriteHeader(http.StatusEarlyHints)
+		return false
+	}}
+	e, _, token := llmEdge(t, v)
+	for llm, own := range map[string]bool{"acme": false, "free": true} {
+		r := send(t, "POST", e.url+"/llm/"+llm+"/v1/x", `{"model":"gpt-5"}`, "Api-Key", token)
+		r.want(t, 200, "")
+		for _, name := range account {
+			if (r.header.Get(name) != "") != own {
+				t.Errorf("%s: %s is %q", llm, name, r.header.Get(name))
+			}
+		}
+		for _, name := range shown {
+			if r.header.Get(name) != "1" {
+				t.Errorf("%s: %s is %q", llm, name, r.header.Get(name))
+			}
+		}
+	}
+}
+
 func TestModelAllowList(t *testing.T) {
 	v := &vendor{}
 	e, _, token := llmEdge(t, v)
