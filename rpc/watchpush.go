@@ -36,10 +36,12 @@ func (s *ReleaseServer) FollowPush(ctx context.Context, r *gwv1.WatchPushRequest
 	var last *gwv1.WatchPushResponse
 	for {
 		_, _, revision := s.revision() // before looking, so that nothing is missed
+		looked := time.Now()
 		now, err := s.progress(st, p, r.Number)
 		if err != nil {
 			return err
 		}
+		took := time.Since(looked)
 		if last == nil || !proto.Equal(now, last) {
 			if err := send(now); err != nil {
 				return err
@@ -61,7 +63,8 @@ func (s *ReleaseServer) FollowPush(ctx context.Context, r *gwv1.WatchPushRequest
 		if !s.store.Leading() {
 			return raftstore.ErrNotLeader
 		}
-		if err := pause(ctx, progressPause); err != nil {
+		// To look through ten thousand edges takes a while, in which they are not served.
+		if err := pause(ctx, max(progressPause, 4*took)); err != nil {
 			return err
 		}
 		st = s.store.State()
