@@ -112,6 +112,8 @@ func api(namespace string, i, revision int) *gwv1.Resource {
 
 // edit saves another revision of one resource.
 func (b *bench) edit(ctx context.Context, i, revision int) error {
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
 	_, err := b.admin.config.ApplyResources(ctx, &gwv1.ApplyResourcesRequest{Resources: []*gwv1.Resource{api(b.namespace, i, revision)}})
 	if err != nil {
 		return fmt.Errorf("save a resource: %w", err)
@@ -121,6 +123,8 @@ func (b *bench) edit(ctx context.Context, i, revision int) error {
 
 // summary counts the edges of this run, as the leader sees them.
 func (a *admin) summary(ctx context.Context, namespace string) (*gwv1.FleetSummary, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
 	answer, err := a.fleet.ListEdges(ctx, &gwv1.ListEdgesRequest{Namespace: namespace, PageSize: 1})
 	if err != nil {
 		return nil, fmt.Errorf("list edges: %w", err)

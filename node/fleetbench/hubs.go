@@ -52,7 +52,7 @@ func startHubs(ctx context.Context, program string, n int, flags []string) (*hub
 		return nil, fmt.Errorf("make a directory for hubs: %w", err)
 	}
 	h := &hubs{dir: dir, program: program, flags: flags}
-	h.http = &http.Client{Transport: &signed{h, &http.Transport{MaxIdleConnsPerHost: 8}}, Timeout: adminTimeout}
+	h.http = &http.Client{Transport: &signed{h, &http.Transport{MaxIdleConnsPerHost: 8}}}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(n)*startLimit)
 	defer cancel()
 	for i := range n {

@@ -149,16 +149,8 @@ func (b *bench) revoke(ctx context.Context) error {
 	var reached, worst []time.Duration
 	spent := b.spending(ctx)
 	for i := range b.Revocations {
-		answer, err := b.admin.access.CreateToken(ctx, &gwv1.CreateTokenRequest{App: app, Namespace: b.namespace})
+		t, err := b.oneRevocation(ctx)
 		if err != nil {
-			return fmt.Errorf("make a token: %w", err)
-		}
-		t := b.fleet.awaitRevocation(identity.HashCredential(answer.Credential))
-		t.begin()
-		if _, err := b.admin.access.RevokeToken(ctx, &gwv1.RevokeTokenRequest{Token: answer.Credential}); err != nil {
-			return fmt.Errorf("revoke a token: %w", err)
-		}
-		if err := t.wait(ctx, b.fleet, b.Patience, "heard of the revocation"); err != nil {
 			return err
 		}
 		reached = append(reached, t.samples()...)
@@ -178,4 +170,20 @@ func (b *bench) revoke(ctx context.Context) error {
 	b.report.times(Revoke, "RevokeToken called → every edge does", worst)
 	spent(Revoke, "per edge and revocation, its report included", b.Revocations*b.Edges)
 	return nil
+}
+
+// oneRevocation ends a new token and returns when each edge heard of it.
+func (b *bench) oneRevocation(ctx context.Context) (*tally, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.Patience)
+	defer cancel()
+	answer, err := b.admin.access.CreateToken(ctx, &gwv1.CreateTokenRequest{App: app, Namespace: b.namespace})
+	if err != nil {
+		return nil, fmt.Errorf("make a token: %w", err)
+	}
+	t := b.fleet.awaitRevocation(identity.HashCredential(answer.Credential))
+	t.begin()
+	if _, err := b.admin.access.RevokeToken(ctx, &gwv1.RevokeTokenRequest{Token: answer.Credential}); err != nil {
+		return nil, fmt.Errorf("revoke a token: %w", err)
+	}
+	return t, t.wait(ctx, b.fleet, b.Patience, "heard of the revocation")
 }
