@@ -90,3 +90,21 @@ func TestAMissingSecretIsSaid(t *testing.T) {
 		t.Error("no Retry-After")
 	}
 }
+
+func TestASecretThatCantStandInAHeaderIsSaid(t *testing.T) {
+	secret := ""
+	called := 0
+	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) { called++ })
+	e := start(t, Config{Secret: func(string) (string, bool) { return secret, true }},
+		api("a", "paths: [/a]\nauth: keyless\ncredential: {secret: k}\nupstreams: [{url: '"+up+"'}]"))
+	for _, secret = range []string{"key\n", "a\r\nX-Evil: 1", "\x00", "a\x7f"} {
+		r := send(t, "GET", e.url+"/a", "")
+		r.want(t, 502, "secret_not_usable")
+		if strings.Contains(r.body, "key") {
+			t.Error("the secret is in the answer")
+		}
+	}
+	if called > 0 {
+		t.Error("the upstream was called")
+	}
+}

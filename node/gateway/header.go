@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"gw/rpc/identity"
 )
 
@@ -58,6 +60,9 @@ func (x *exchange) outboundHeader() *refusal {
 	value, ok := x.g.secret(t.credential.secret)
 	if !ok {
 		return secretMissing
+	}
+	if !httpguts.ValidHeaderFieldValue(value) {
+		return secretUnusable
 	}
 	h[t.credential.header] = []string{t.credential.prefix + value}
 	return nil

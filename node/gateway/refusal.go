@@ -54,6 +54,8 @@ var (
 		message: "A policy or target of the token's app is not loaded on this edge."}
 	secretMissing = &refusal{status: http.StatusServiceUnavailable, class: classServer, code: "secret_not_loaded", retryAfter: 5 * time.Second,
 		message: "The upstream's credential is not known on this edge."}
+	secretUnusable = &refusal{status: http.StatusBadGateway, class: classServer, code: "secret_not_usable",
+		message: "The upstream's credential can't stand in a header: it holds control characters, such as a line's end."}
 	llmNotFound = &refusal{status: http.StatusNotFound, class: classRequest, code: "not_found",
 		message: "There is no such LLM."}
 	modelNotFound = &refusal{status: http.StatusNotFound, class: classRequest, code: "model_not_found", param: "model",
