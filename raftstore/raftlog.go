@@ -13,9 +13,10 @@ import (
 // raftLogger lets Raft log through slog. What Raft calls information is for somebody who debugs Raft; what an operator
 // should know of it (leading, not leading, failed) the store says itself.
 type raftLogger struct {
-	log  *slog.Logger
-	name string
-	args []any
+	log     *slog.Logger
+	name    string
+	args    []any
+	repeats *repeats // nil: every complaint is logged
 }
 
 var _ hclog.Logger = (*raftLogger)(nil)
@@ -41,12 +42,22 @@ func (r *raftLogger) Log(l hclog.Level, msg string, args ...any) {
 	if !r.enabled(l) {
 		return
 	}
-	plain := make([]any, len(args))
+	var suppressed int
+	if peer, ok := peerOf(args); ok && r.repeats != nil && (l == hclog.Warn || l == hclog.Error) {
+		var due bool
+		if suppressed, due = r.repeats.note(complaint{r.name + ": " + msg, peer}); !due {
+			return
+		}
+	}
+	plain := make([]any, len(args), len(args)+2)
 	for i, a := range args {
 		if f, ok := a.(hclog.Format); ok && len(f) > 0 {
 			a = fmt.Sprintf(fmt.Sprint(f[0]), f[1:]...)
 		}
 		plain[i] = a
+	}
+	if suppressed > 0 {
+		plain = append(plain, "suppressed", suppressed)
 	}
 	r.log.Log(context.Background(), levelOf(l), r.name+": "+msg, plain...)
 }
@@ -67,13 +78,17 @@ func (r *raftLogger) ImpliedArgs() []any { return r.args }
 func (r *raftLogger) Name() string       { return r.name }
 
 func (r *raftLogger) With(args ...any) hclog.Logger {
-	return &raftLogger{log: r.log.With(args...), name: r.name, args: append(r.args[:len(r.args):len(r.args)], args...)}
+	c := *r
+	c.log, c.args = r.log.With(args...), append(r.args[:len(r.args):len(r.args)], args...)
+	return &c
 }
 
 func (r *raftLogger) Named(name string) hclog.Logger { return r.ResetNamed(r.name + "." + name) }
 
 func (r *raftLogger) ResetNamed(name string) hclog.Logger {
-	return &raftLogger{log: r.log, name: name, args: r.args}
+	c := *r
+	c.name = name
+	return &c
 }
 
 // SetLevel does nothing: slog's handler has the level.

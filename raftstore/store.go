@@ -202,7 +202,7 @@ func (s *Store) openTransport(halted bool) (*transport, error) {
 	return newTransport(inner), nil
 }
 
-func (s *Store) raftLogger() *raftLogger { return &raftLogger{log: s.log, name: "raft"} }
+func (s *Store) raftLogger() *raftLogger { return newRaftLogger(s.log) }
 
 func (s *Store) raftConfig() *raft.Config {
 	c := raft.DefaultConfig()
