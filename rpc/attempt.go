@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"gw/raftstore"
@@ -47,8 +48,12 @@ func noteError(ctx context.Context, err error) {
 	if a == nil || a.wrote || ctx.Err() != nil {
 		return
 	}
-	a.again = errors.Is(err, raftstore.ErrNotProposed) && !errors.Is(err, raftstore.ErrTooLarge) &&
-		!errors.Is(err, raftstore.ErrClosed) && !errors.Is(err, raftstore.ErrHalted) && !errors.Is(err, raftstore.ErrMembership)
+	a.again = errors.Is(err, raftstore.ErrNotProposed) && !anyOf(err, raftstore.ErrUnknownOutcome, raftstore.ErrTooLarge,
+		raftstore.ErrDiskLow, raftstore.ErrClosed, raftstore.ErrHalted, raftstore.ErrMembership)
+}
+
+func anyOf(err error, kinds ...error) bool {
+	return slices.ContainsFunc(kinds, func(k error) bool { return errors.Is(err, k) })
 }
 
 // noteStranger is told that a bearer token is not known here; the leader may know it, which this hub may be about to be.

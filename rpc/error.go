@@ -41,6 +41,7 @@ const (
 	ReasonRemoved           = "removed"
 	ReasonTooOld            = "too_old"
 	ReasonUnreachable       = "unreachable"
+	ReasonDiskLow           = "disk_low"
 )
 
 // codes says which code a reason travels as; what is not in it is FailedPrecondition.
@@ -56,6 +57,7 @@ var codes = map[string]connect.Code{
 	ReasonBadCredentials:    connect.CodeUnauthenticated,
 	ReasonCertificateNeeded: connect.CodeUnauthenticated,
 	ReasonTooManyTries:      connect.CodeResourceExhausted,
+	ReasonDiskLow:           connect.CodeResourceExhausted,
 	ReasonNotLeader:         connect.CodeUnavailable,
 	ReasonNotProposed:       connect.CodeUnavailable,
 	ReasonUnknownOutcome:    connect.CodeUnavailable,
@@ -138,18 +140,22 @@ func translate(err error) (connect.Code, string, *gwv1.ErrorDetail) {
 		return connect.CodeInvalidArgument, err.Error(), &gwv1.ErrorDetail{Reason: ReasonInvalidResource, Violations: resource.Errors{wrongOne}.Violations()}
 	case errors.As(err, &schema):
 		return violations(schema)
+	case errors.Is(err, raftstore.ErrDiskLow) && !errors.Is(err, raftstore.ErrUnknownOutcome):
+		message := fmt.Sprintf("the leader's disk is nearly full, and nothing was changed: make room there (%v)", err)
+		return codeOf(ReasonDiskLow), message, &gwv1.ErrorDetail{Reason: ReasonDiskLow}
 	}
 	for _, known := range []struct {
 		is     error
 		code   connect.Code
 		reason string
 	}{
+		// Whatever else an error says: what may have been done is never said not to be.
+		{raftstore.ErrUnknownOutcome, connect.CodeUnavailable, ReasonUnknownOutcome},
 		// These wrap or come with ErrNotProposed.
 		{raftstore.ErrMembership, connect.CodeFailedPrecondition, ReasonPrecondition},
 		{raftstore.ErrTooLarge, connect.CodeInvalidArgument, ReasonTooLarge},
 		{raftstore.ErrNotLeader, connect.CodeUnavailable, ReasonNotLeader},
 		{raftstore.ErrNotProposed, connect.CodeUnavailable, ReasonNotProposed},
-		{raftstore.ErrUnknownOutcome, connect.CodeUnavailable, ReasonUnknownOutcome},
 		{context.Canceled, connect.CodeCanceled, "canceled"},
 		{context.DeadlineExceeded, connect.CodeDeadlineExceeded, "deadline_exceeded"},
 	} {

@@ -154,7 +154,7 @@ func (t *translator) end(ctx context.Context, spec connect.Spec, began time.Time
 		return nil
 	}
 	noteError(ctx, err)
-	if errors.Is(err, raftstore.ErrNotLeader) {
+	if errors.Is(err, raftstore.ErrNotLeader) && !errors.Is(err, raftstore.ErrUnknownOutcome) {
 		err = t.elsewhere(p)
 	}
 	e := errorOf(ctx, t.k.log, err)

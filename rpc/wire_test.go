@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -260,6 +261,31 @@ func TestTheTableOfErrors(t *testing.T) {
 	var h Hub
 	if h.Error(t.Context(), nil) != nil {
 		t.Error("no error became one")
+	}
+}
+
+func TestAFullDiskIsSaidAndNotTriedElsewhere(t *testing.T) {
+	h := newHarness(t)
+	full := fmt.Errorf("save: %w: %w", raftstore.ErrNotProposed, raftstore.ErrDiskLow)
+	a := newAttempt(httptest.NewRecorder(), h.store, true)
+	ctx := context.WithValue(t.Context(), attemptKey{}, a)
+	err := (&translator{h.hub.core}).end(ctx, connect.Spec{}, h.clock.now(), full)
+	h.refused(err, connect.CodeResourceExhausted, ReasonDiskLow, "nothing was changed: make room there")
+	if a.again {
+		t.Error("it is tried again")
+	}
+}
+
+func TestWhatMayHaveBeenDoneIsNeverSaidNotToBe(t *testing.T) {
+	h := newHarness(t)
+	for _, other := range []error{raftstore.ErrNotLeader, raftstore.ErrNotProposed, raftstore.ErrDiskLow, raftstore.ErrTooLarge, raftstore.ErrMembership} {
+		a := newAttempt(httptest.NewRecorder(), h.store, true)
+		ctx := context.WithValue(t.Context(), attemptKey{}, a)
+		err := (&translator{h.hub.core}).end(ctx, connect.Spec{}, h.clock.now(), fmt.Errorf("restore: %w: %w", raftstore.ErrUnknownOutcome, other))
+		h.refused(err, connect.CodeUnavailable, ReasonUnknownOutcome, "restore")
+		if a.again {
+			t.Errorf("with %v it is tried again", other)
+		}
 	}
 }
 
