@@ -20,7 +20,8 @@ const (
 	recordsPerCommand = 200
 )
 
-// Run keeps the hub's picture of edges and hubs true until ctx ends or the store closes, and returns why it ended. It
+// Run keeps the hub's picture of edges and hubs true until ctx ends or the store closes, and returns why it ended; the
+// store's error if that failed. It
 // wakes watch streams when something changed that concerns edges. While this hub leads, it records what changed about
 // edges and hubs, deletes ephemeral edges that are away, gives hubs that join their vote, and compares the states of all
 // hubs. Run once at a time.
@@ -33,6 +34,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	wg.Go(func() { cancel(h.core.store.KeepMembership(ctx, h.core.membership)) })
 	wg.Go(func() { h.core.announce(ctx) })
 	wg.Wait()
+	if err := h.core.store.Err(); err != nil {
+		return fmt.Errorf("the store failed: %w", err)
+	}
 	return context.Cause(ctx)
 }
 
