@@ -14,6 +14,10 @@ const (
 	idleConnection      = 90 * time.Second
 	maxUpstreamHeader   = 1 << 20
 	expectContinueDelay = time.Second
+	// pingAfter and pingWithin are when an HTTP/2 connection that says nothing is asked whether it lives, and how long it
+	// may take to say so. Every request to an upstream may be on the one connection.
+	pingAfter  = 15 * time.Second
+	pingWithin = 5 * time.Second
 )
 
 // poolKey is all that a pool of connections depends on.
@@ -72,6 +76,7 @@ func newTransport(k poolKey, roots *x509.CertPool) *http.Transport {
 		MaxResponseHeaderBytes: maxUpstreamHeader,
 		DisableCompression:     true,
 		ForceAttemptHTTP2:      true,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingWithin},
 	}
 	if k.scheme != "https" {
 		return t
