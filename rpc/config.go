@@ -41,6 +41,7 @@ func (s *ConfigServer) ApplyResources(ctx context.Context, r *gwv1.ApplyResource
 		return nil, err
 	}
 	b := &batch{state: st}
+	b.first, _ = repeated(ctx, st)
 	if err := b.save(documents, r.ExpectedVersions); err != nil {
 		return nil, err
 	}
@@ -217,6 +218,7 @@ func (s *ConfigServer) DeleteResources(ctx context.Context, r *gwv1.DeleteResour
 // batch is a change of many resources being put together from the state it read.
 type batch struct {
 	state    *state.State
+	first    *gwv1.Result // of an earlier call with the same idempotency key; nil: there was none
 	edits    []*gwv1.ResourceEdit
 	outcomes []*gwv1.ResourceOutcome
 	changed  []int // outcomes that edits belong to, in their order
@@ -228,6 +230,12 @@ func (b *batch) add(edit *gwv1.ResourceEdit, outcome *gwv1.ResourceOutcome) {
 	b.outcomes = append(b.outcomes, outcome)
 }
 
+// saved reports whether an earlier call with the same idempotency key saved a resource, as far as can be told: it has
+// been changed by it, or after it. Then the call is to come out as that one did, whatever the resource is now.
+func (b *batch) saved(was *gwv1.ResourceRecord) bool {
+	return b.first != nil && (was == nil || was.Version >= b.first.Index)
+}
+
 // save adds documents; the error names every one that is no longer as its caller expects.
 func (b *batch) save(documents []*resource.Document, expected []uint64) error {
 	var moved []*gwv1.Violation
@@ -237,7 +245,8 @@ func (b *batch) save(documents []*resource.Document, expected []uint64) error {
 		if i < len(expected) {
 			want = expected[i]
 		}
-		if want != 0 && was.GetVersion() != want {
+		again := b.saved(was)
+		if want != 0 && was.GetVersion() != want && !again {
 			moved = append(moved, &gwv1.Violation{Kind: d.Kind, Namespace: d.Namespace, Name: d.Name, Code: ReasonChanged,
 				Message: fmt.Sprintf("its version is %d", was.GetVersion()), Expected: fmt.Sprintf("version %d", want)})
 			continue
@@ -250,7 +259,7 @@ func (b *batch) save(documents []*resource.Document, expected []uint64) error {
 		if exists {
 			outcome.Change, outcome.Version = gwv1.Change_CHANGE_UPDATED, was.Version
 		}
-		if exists && bytes.Equal(was.Digest, digest[:]) && maps.Equal(was.Labels, d.Labels) {
+		if exists && bytes.Equal(was.Digest, digest[:]) && maps.Equal(was.Labels, d.Labels) && !again {
 			outcome.Change = gwv1.Change_CHANGE_UNCHANGED
 			b.outcomes = append(b.outcomes, outcome)
 			continue

@@ -160,6 +160,43 @@ func TestAPageIsBoundedInBytes(t *testing.T) {
 	}
 }
 
+// A save that is repeated with its key comes out as it did first, whatever became of the resource since.
+func TestARepeatedSaveComesOutAsTheFirst(t *testing.T) {
+	h := newHarness(t)
+	version := h.apply(api("", "a", "/1")).Outcomes[0].Version
+	save := func(key, path string, expected uint64) (uint64, error) {
+		a, err := h.hub.Config.ApplyResources(WithIdempotencyKey(h.as(RoleOperator), key), &gwv1.ApplyResourcesRequest{
+			Resources: []*gwv1.Resource{api("", "a", path)}, ExpectedVersions: []uint64{expected}})
+		if err != nil {
+			return 0, err
+		}
+		return a.Outcomes[0].Version, nil
+	}
+	first, err := save("save-1", "/2", version)
+	must(t, err)
+	for what, happens := range map[string]func(){
+		"nothing":     func() {},
+		"a later one": func() { h.apply(api("", "a", "/3")) },
+		"its end": func() {
+			_, err := h.hub.Config.DeleteResources(h.as(RoleOperator), &gwv1.DeleteResourcesRequest{Keys: []*gwv1.ResourceKey{{Kind: "API", Name: "a"}}})
+			must(t, err)
+		},
+	} {
+		happens()
+		before := h.store.State()
+		again, err := save("save-1", "/2", version)
+		if err != nil || again != first {
+			t.Errorf("after %s: version %d, %v, want %d", what, again, err, first)
+		}
+		was, _ := before.Resource("API", "default", "a")
+		if is, _ := h.store.State().Resource("API", "default", "a"); is.GetVersion() != was.GetVersion() {
+			t.Errorf("after %s, it took effect again", what)
+		}
+	}
+	_, err = save("save-2", "/2", version)
+	h.refused(err, connect.CodeFailedPrecondition, ReasonChanged, "")
+}
+
 func TestGetShowsDefaultsAndDeleteIsWhole(t *testing.T) {
 	h := newHarness(t)
 	h.apply(api("", "a", "/a"), api("", "b", "/b"))
