@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -57,7 +58,8 @@ func (s *EdgeServer) anyEdgeOf(ctx context.Context) (caller, error) {
 	return c, nil
 }
 
-// Enroll exchanges a join token for a client certificate.
+// Enroll exchanges a join token for a client certificate. A repeated call, with the same token and request for a
+// certificate, doesn't use the token up again.
 func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.EnrollResponse, error) {
 	address := addressOf(ctx)
 	// Only failures count: a whole fleet may enrol at once from one address.
@@ -65,12 +67,17 @@ func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.E
 	if wait := s.throttle.wait(attempt); wait > 0 {
 		return nil, &Error{Reason: ReasonTooManyTries, Message: fmt.Sprintf("too many tries to enrol; try again in %s", wait.Round(time.Second))}
 	}
+	// The token is part of the key: another one is no repetition, whatever it is for.
+	asked := sha256.Sum256(append([]byte(r.JoinTokenId+"\x00"), r.Csr...))
+	ctx = WithIdempotencyKey(WithPrincipal(ctx, Principal{User: "edge/" + r.EdgeId, Address: address}), "enroll/"+hex.EncodeToString(asked[:]))
 	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
 	}
 	now := s.now()
-	token, err := admitted(st, r.JoinTokenId, r.JoinTokenSecret, roleEdge, false, now)
+	_, again := repeated(ctx, st)
+	was, registered := st.Edge(r.EdgeId) // it may have been removed since
+	token, err := admitted(st, r.JoinTokenId, r.JoinTokenSecret, roleEdge, again && registered, now)
 	if err != nil {
 		s.throttle.take(attempt)
 		return nil, err
@@ -89,19 +96,41 @@ func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.E
 		CertificateSerial: certificate.SerialNumber.Text(16), CertificateNotAfter: certificate.NotAfter.UnixNano(),
 		Ephemeral: token.Ephemeral,
 	}
-	if was, ok := st.Edge(r.EdgeId); ok && was.Namespace == token.Namespace {
+	if registered && was.Namespace == token.Namespace {
 		edge.FirstSeen = was.FirstSeen
 		edge.LoadedEpoch, edge.LoadedRelease, edge.LoadedChecksum = was.LoadedEpoch, was.LoadedRelease, was.LoadedChecksum
 	}
-	ctx = WithPrincipal(ctx, Principal{User: "edge/" + r.EdgeId, Address: address})
-	_, err = s.change(ctx, &gwv1.Command{Body: &gwv1.Command_EnrollEdge{EnrollEdge: &gwv1.EnrollEdge{JoinTokenId: token.Id, Edge: edge}}})
-	if err != nil {
+	if err := s.enroll(ctx, token.Id, edge); err != nil {
 		return nil, err
 	}
 	return &gwv1.EnrollResponse{
 		Certificate: certificate.Raw, CaCertificate: ca.Certificate.Raw, ClusterId: ca.ClusterID(),
 		Namespace: token.Namespace, HubUrls: s.hubURLs(),
 	}, nil
+}
+
+// enroll registers an edge. A repetition uses the token up no more; the certificate that its answer holds is registered
+// in place of the first.
+func (s *EdgeServer) enroll(ctx context.Context, token string, edge *gwv1.EdgeRecord) error {
+	_, err := s.change(ctx, &gwv1.Command{Body: &gwv1.Command_EnrollEdge{EnrollEdge: &gwv1.EnrollEdge{JoinTokenId: token, Edge: edge}}})
+	if err != nil {
+		return err
+	}
+	st := s.store.State()
+	is, ok := st.Edge(edge.Id)
+	switch {
+	case ok && is.CertificateSerial == edge.CertificateSerial:
+		return nil
+	case ok && is.Namespace != edge.Namespace:
+		return &Error{Reason: ReasonAlreadyExists, Message: fmt.Sprintf("edge ID %q is registered in another namespace; remove that edge first", edge.Id)}
+	case ok:
+		edge.Labels, edge.Ephemeral = is.Labels, is.Ephemeral
+	}
+	_, err = s.propose(ctx, &gwv1.Command{Body: &gwv1.Command_UpdateEdges{UpdateEdges: &gwv1.UpdateEdges{Edges: []*gwv1.EdgeRecord{edge}}}})
+	if err != nil {
+		return fmt.Errorf("record the certificate of edge %s: %w", edge.Id, err)
+	}
+	return nil
 }
 
 // Roles of join tokens.

@@ -58,6 +58,47 @@ func TestEnrollUsesUpTheJoinToken(t *testing.T) {
 	h.refused(err, connect.CodeFailedPrecondition, ReasonTokenUsedUp, "1 of 1")
 }
 
+func TestEnrollingAgainAfterALostAnswerUsesTheTokenOnce(t *testing.T) {
+	h := newHarness(t)
+	client := h.enroller()
+	once := h.joinToken("eu", func(r *gwv1.CreateJoinTokenRequest) {
+		r.Unlimited, r.MaxUses, r.Labels = false, 1, map[string]string{"site": "a"}
+	})
+	request := enrolment(t, once, "e1")
+	for range 3 {
+		h.clock.advance(time.Minute)
+		a, err := client.Enroll(t.Context(), request)
+		must(t, err)
+		certificate, err := x509.ParseCertificate(a.Certificate)
+		must(t, err)
+		r, _ := h.store.State().Edge("e1")
+		if r.CertificateSerial != certificate.SerialNumber.Text(16) || r.CertificateNotAfter != certificate.NotAfter.UnixNano() ||
+			r.Labels["site"] != "a" || a.Namespace != "eu" {
+			t.Errorf("handed out %x, recorded %v", certificate.SerialNumber, r)
+		}
+	}
+	if token, _ := h.store.State().JoinToken(once.ID); token.Uses != 1 {
+		t.Errorf("used %d times", token.Uses)
+	}
+	guessed := enrolment(t, once, "e1")
+	guessed.Csr, guessed.JoinTokenSecret = request.Csr, bytes.Repeat([]byte{1}, 32)
+	_, err := client.Enroll(t.Context(), guessed)
+	h.refused(err, connect.CodePermissionDenied, ReasonForbidden, "no such join token")
+	// A token that is used up takes nobody to another namespace, whatever has enrolled before.
+	used := h.joinToken("us", func(r *gwv1.CreateJoinTokenRequest) { r.Unlimited, r.MaxUses = false, 1 })
+	_, err = client.Enroll(t.Context(), enrolment(t, used, "e2"))
+	must(t, err)
+	other := enrolment(t, used, "e1")
+	other.Csr = request.Csr
+	_, err = client.Enroll(t.Context(), other)
+	h.refused(err, connect.CodeFailedPrecondition, ReasonTokenUsedUp, "1 of 1")
+	// Nor does it bring back what was removed.
+	_, err = h.hub.Fleet.RemoveEdge(h.as(RoleAdmin), &gwv1.RemoveEdgeRequest{Id: "e1"})
+	must(t, err)
+	_, err = client.Enroll(t.Context(), request)
+	h.refused(err, connect.CodeFailedPrecondition, ReasonTokenUsedUp, "1 of 1")
+}
+
 func TestEnrollRefusals(t *testing.T) {
 	h := newHarness(t)
 	client := h.enroller()
