@@ -1,6 +1,8 @@
 package rpc
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -206,10 +208,58 @@ func TestSignInIsThrottledByAccountAndAddress(t *testing.T) {
 	h.refused(signIn("10.0.0.1:2", "wrong"), connect.CodeUnauthenticated, ReasonBadCredentials, "") // has all its tries again
 }
 
+func TestSignInsOfMadeUpUsersAreThrottledByAddress(t *testing.T) {
+	h := newHarness(t)
+	h.user("ann", RoleViewer)
+	signIn := func(address, user, password string) error {
+		_, err := h.hub.Access.SignIn(WithAddress(t.Context(), address), &gwv1.SignInRequest{User: user, Password: password})
+		return err
+	}
+	for i := range maxAddressTries {
+		h.refused(signIn("10.0.0.1:1", fmt.Sprint("nobody-", i), "wrong"), connect.CodeUnauthenticated, ReasonBadCredentials, "")
+	}
+	known := len(h.hub.Access.throttle.since)
+	for i := range 100 {
+		h.refused(signIn("10.0.0.1:1", fmt.Sprint("other-", i), "wrong"), connect.CodeResourceExhausted, ReasonTooManyTries, "try again in 6s")
+	}
+	if now := len(h.hub.Access.throttle.since); now != known {
+		t.Errorf("refused sign-ins are remembered: %d, then %d", known, now)
+	}
+	must(t, signIn("10.0.0.2:1", "ann", password))
+	h.clock.advance(tryEvery)
+	must(t, signIn("10.0.0.1:1", "ann", password))
+}
+
+func TestSignInsDoNotPileUp(t *testing.T) {
+	h := newHarness(t)
+	h.user("ann", RoleViewer)
+	in := &gwv1.SignInRequest{User: "ann", Password: password}
+	leave, err := h.hub.Access.queue.enter(t.Context())
+	must(t, err)
+	impatient, cancel := context.WithCancel(t.Context())
+	results := make(chan error, maxWaiting)
+	for i := range maxWaiting {
+		go func() {
+			_, err := h.hub.Access.SignIn(WithAddress(impatient, fmt.Sprintf("10.0.1.%d", i)), in)
+			results <- err
+		}()
+	}
+	eventually(t, "all wait", func() bool { return len(h.hub.Access.queue.places) == maxWaiting+1 })
+	_, err = h.hub.Access.SignIn(WithAddress(t.Context(), "10.0.0.1"), in)
+	h.refused(err, connect.CodeResourceExhausted, ReasonTooManyTries, "at this moment")
+	cancel()
+	for range maxWaiting {
+		h.refused(<-results, connect.CodeCanceled, "canceled", "")
+	}
+	leave()
+	_, err = h.hub.Access.SignIn(WithAddress(t.Context(), "10.0.0.1"), in)
+	must(t, err)
+}
+
 func TestThrottleForgetsWhatItNeedNotKnow(t *testing.T) {
 	c := &clock{}
 	c.nanos.Store(1)
-	th := newThrottle(c.now)
+	th := newThrottle(maxTries, c.now)
 	for i := range maxThrottled * 2 {
 		th.take(string(rune(i)) + newID())
 		if i%1000 == 0 {

@@ -14,7 +14,9 @@ import (
 // AccessServer keeps what takes effect when saved.
 type AccessServer struct {
 	*core
-	throttle *throttle
+	throttle  *throttle // by account and address
+	addresses *throttle // failures, by address alone
+	queue     *turns    // of those whose passwords are checked
 }
 
 // CreateApp makes an app.

@@ -126,10 +126,10 @@ func NewHub(c HubConfig) (*Hub, error) {
 	}
 	return &Hub{
 		Config: &ConfigServer{k}, Releases: &ReleaseServer{k}, Fleet: &FleetServer{k},
-		Access:  &AccessServer{core: k, throttle: newThrottle(k.now)},
-		Edges:   &EdgeServer{core: k, throttle: newThrottle(k.now)},
+		Access:  &AccessServer{core: k, throttle: newThrottle(maxTries, k.now), addresses: newThrottle(maxAddressTries, k.now), queue: newTurns()},
+		Edges:   &EdgeServer{core: k, throttle: newThrottle(maxTries, k.now)},
 		Cluster: &ClusterServer{core: k},
-		Hubs:    &HubServer{core: k, throttle: newThrottle(k.now)},
+		Hubs:    &HubServer{core: k, throttle: newThrottle(maxTries, k.now)},
 		core:    k,
 	}, nil
 }

@@ -63,14 +63,20 @@ func principalFor(st *state.State, user string) (Principal, error) {
 var decoy = sync.OnceValue(func() string { return identity.HashPassword(newID()) })
 
 // SignIn exchanges a password for a bearer token. An unknown user and a wrong password get the same answer after the
-// same time; after too many of them, an account is not tried again from the same address for a while.
+// same time; after too many of them, an account is not tried again from the same address for a while, and after more no
+// account is. Sign-ins that find too many waiting are refused.
 func (s *AccessServer) SignIn(ctx context.Context, r *gwv1.SignInRequest) (*gwv1.SignInResponse, error) {
 	if err := checkSchema(ctx, r); err != nil {
 		return nil, err
 	}
 	address := addressOf(ctx)
 	account := r.User + "\x00" + address
-	if wait := s.throttle.take(account); wait > 0 {
+	// An address whose tries fail, of whatever users, waits too; first, so that names that are made up fill no memory.
+	wait := s.addresses.wait(address)
+	if wait == 0 {
+		wait = s.throttle.take(account)
+	}
+	if wait > 0 {
 		return nil, &Error{Reason: ReasonTooManyTries, Message: fmt.Sprintf("too many tries to sign in; try again in %s", wait.Round(time.Second))}
 	}
 	st, err := s.read(ctx)
@@ -82,7 +88,12 @@ func (s *AccessServer) SignIn(ctx context.Context, r *gwv1.SignInRequest) (*gwv1
 	if known {
 		encoded = user.PasswordHash
 	}
-	if !identity.VerifyPassword(encoded, r.Password) || !known {
+	right, err := s.verify(ctx, encoded, r.Password)
+	if err != nil {
+		return nil, err
+	}
+	if !right || !known {
+		s.addresses.take(address)
 		return nil, &Error{Reason: ReasonBadCredentials, Message: "the user name or the password is wrong"}
 	}
 	s.throttle.forgive(account)
@@ -92,6 +103,16 @@ func (s *AccessServer) SignIn(ctx context.Context, r *gwv1.SignInRequest) (*gwv1
 	}
 	p.Address = address
 	return s.openSession(WithPrincipal(ctx, p), p, r)
+}
+
+// verify checks a password when it is its turn.
+func (s *AccessServer) verify(ctx context.Context, encoded, password string) (bool, error) {
+	leave, err := s.queue.enter(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer leave()
+	return identity.VerifyPassword(encoded, password), nil
 }
 
 func (s *AccessServer) openSession(ctx context.Context, p Principal, r *gwv1.SignInRequest) (*gwv1.SignInResponse, error) {

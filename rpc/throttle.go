@@ -6,22 +6,25 @@ import (
 )
 
 const (
-	maxTries     = 10
-	tryEvery     = 6 * time.Second // one more try after each
-	maxThrottled = 10_000
+	maxTries = 10
+	// maxAddressTries is for all accounts tried from one address, which many people may share.
+	maxAddressTries = 30
+	tryEvery        = 6 * time.Second // one more try after each
+	maxThrottled    = 10_000
 )
 
-// throttle bounds how often something may be tried: maxTries at once, then one every tryEvery.
+// throttle bounds how often something may be tried: so many tries at once, then one every tryEvery.
 type throttle struct {
-	now func() time.Time
+	tries int
+	now   func() time.Time
 
 	mu sync.Mutex // guards what follows
 	// since is, by key, when its tries began, had one come every tryEvery: it runs ahead of now as tries are used up.
 	since map[string]time.Time
 }
 
-func newThrottle(now func() time.Time) *throttle {
-	return &throttle{now: now, since: make(map[string]time.Time)}
+func newThrottle(tries int, now func() time.Time) *throttle {
+	return &throttle{tries: tries, now: now, since: make(map[string]time.Time)}
 }
 
 // take uses up one try of a key; or returns how long to wait for the next.
@@ -55,7 +58,7 @@ func (t *throttle) waitLocked(key string, now time.Time) time.Duration {
 	if !ok {
 		return 0
 	}
-	return max(since.Sub(now)-(maxTries-1)*tryEvery, 0)
+	return max(since.Sub(now)-time.Duration(t.tries-1)*tryEvery, 0)
 }
 
 // sweepLocked drops keys that have all their tries again. If so many are in use at once, all are dropped: under such an
