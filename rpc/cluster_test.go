@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"slices"
@@ -277,6 +278,43 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Error("the hub that passed it on doesn't have it")
 	}
 	hubs[0].apply("after")
+}
+
+func TestAfterARestoreAPreviewHasWhatIsReleasedAgain(t *testing.T) {
+	hubs := newHubs(t, 3)
+	h := hubs[0]
+	token := h.user("ann", RoleAdmin)
+	h.apply("kept")
+	_, err := h.hub.Releases.Push(h.asAdmin(), &gwv1.PushRequest{})
+	must(t, err)
+	preview := func() *gwv1.PreviewPushResponse {
+		p, err := h.hub.Releases.PreviewPush(h.asAdmin(), &gwv1.PreviewPushRequest{})
+		must(t, err)
+		return p
+	}
+	before := preview()
+	if n := before.Namespaces[0]; len(n.Changes) != 0 {
+		t.Errorf("before: %v", n.Changes)
+	}
+	_, err = h.restore(token, h.backup(token, false), false)
+	must(t, err)
+	compiled := false
+	compile := func(context.Context) { compiled = true }
+	h.compile.Store(&compile)
+	after := preview()
+	if c := after.Namespaces[0].Changes; len(c) != 1 || c[0].Name != "kept" || c[0].Change != gwv1.Change_CHANGE_UNCHANGED || !compiled {
+		t.Errorf("after: %v, compiled: %v", c, compiled)
+	}
+	_, err = h.hub.Releases.Push(h.asAdmin(), &gwv1.PushRequest{Base: before.Base})
+	(&harness{t: t}).refused(err, connect.CodeFailedPrecondition, ReasonChanged, "")
+	a, err := h.hub.Releases.Push(h.asAdmin(), &gwv1.PushRequest{Base: after.Base})
+	must(t, err)
+	if !a.Namespaces[0].Released {
+		t.Errorf("got %v", a)
+	}
+	if n := preview().Namespaces[0]; len(n.Changes) != 0 {
+		t.Errorf("in the end: %v", n.Changes)
+	}
 }
 
 func TestAStaleBackupNeedsNoLeader(t *testing.T) {

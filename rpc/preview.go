@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 
 	"google.golang.org/protobuf/reflect/protopath"
 	"google.golang.org/protobuf/reflect/protorange"
@@ -72,10 +73,14 @@ func problems(err error) ([]string, error) {
 	return lines, nil
 }
 
-// changes compares a namespace's release with what is saved. Specs are shown until the budget, in bytes, is spent.
+// changes compares a namespace's release with what is saved. After a restore, a namespace that a push releases again as
+// it is has all its resources listed as unchanged; one that a push leaves alone has none. Specs are shown until the budget, in bytes, is spent.
 func changes(p *plan, n planned, budget *int) (found []*gwv1.ResourceChange) {
-	if n.checksum == n.released() {
+	if n.unchanged() {
 		return nil
+	}
+	if n.checksum == n.released() {
+		return releasedAgain(entriesOf(p.state, n.name), budget)
 	}
 	for before, after := range difference(entriesIn(n.target), entriesOf(p.state, n.name)) {
 		c := &gwv1.ResourceChange{Change: gwv1.Change_CHANGE_UPDATED}
@@ -89,6 +94,19 @@ func changes(p *plan, n planned, budget *int) (found []*gwv1.ResourceChange) {
 			c.Kind, c.Name, c.Change = before.Kind, before.Name, gwv1.Change_CHANGE_DELETED
 		default:
 			c.Kind, c.Name = after.Kind, after.Name
+		}
+		found = append(found, c)
+	}
+	return found
+}
+
+// releasedAgain lists what a push releases once more as it is, which edges have to load all the same.
+func releasedAgain(entries iter.Seq[*gwv1.ReleaseEntry], budget *int) (found []*gwv1.ResourceChange) {
+	for e := range entries {
+		c := &gwv1.ResourceChange{Kind: e.Kind, Name: e.Name, Change: gwv1.Change_CHANGE_UNCHANGED}
+		if *budget -= 2 * len(e.Spec); *budget >= 0 {
+			c.Before = rendered(e)
+			c.After = c.Before
 		}
 		found = append(found, c)
 	}

@@ -35,7 +35,11 @@ type planned struct {
 	target   *state.Release // nil: none yet
 	checksum resource.Digest
 	size     uint64
+	again    bool // the target is of another epoch: edges take it only when it is released again
 }
+
+// unchanged reports that a push leaves the namespace alone.
+func (n planned) unchanged() bool { return n.checksum == n.released() && !n.again }
 
 // released returns the checksum of the target.
 func (n planned) released() resource.Digest {
@@ -62,6 +66,7 @@ func makePlan(st *state.State, scope *gwv1.Scope) (*plan, error) {
 	for _, name := range names {
 		n := planned{name: name}
 		n.target, _ = st.Target(name)
+		n.again = n.target != nil && n.target.Epoch != st.Cluster().Epoch
 		n.checksum = resource.Checksum(func(yield func(resource.Entry) bool) {
 			for r := range st.Effective(name) {
 				n.size += uint64(len(r.Spec))
@@ -111,16 +116,19 @@ func (p *plan) base() string {
 		h.Write([]byte(n.name))
 		h.Write(binary.BigEndian.AppendUint64(nil, n.number()))
 		h.Write(n.checksum[:])
+		if n.again {
+			h.Write([]byte{1})
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
 
 // check does what edges will do; the error is everything that would keep them from loading it. What is a namespace's
-// release already is not looked at again.
+// release already, in this epoch, is not looked at again.
 func (k *core) check(ctx context.Context, p *plan) error {
 	var wrong resource.Errors
 	for _, n := range p.namespaces {
-		if n.checksum == n.released() {
+		if n.unchanged() {
 			continue
 		}
 		if n.size > MaxConfiguration {
@@ -158,7 +166,7 @@ func distinct(errs resource.Errors) resource.Errors {
 // missingSecrets finds the secrets that resources name and nobody has saved, in the namespace of the edge or in global.
 func missingSecrets(p *plan) (missing resource.Errors) {
 	for _, n := range p.namespaces {
-		if n.checksum == n.released() {
+		if n.unchanged() {
 			continue
 		}
 		for r := range p.state.Effective(n.name) {
