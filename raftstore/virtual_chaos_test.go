@@ -143,12 +143,6 @@ func (v *virtual) recover(d *verdict) time.Duration {
 func (v *virtual) lastReads(clients []*client) {
 	c := clients[0]
 	c.stale = false
-	c.history.mu.Lock()
-	var partitions []string
-	for p := range c.history.ops {
-		partitions = append(partitions, p)
-	}
-	c.history.mu.Unlock()
 	for _, namespace := range []string{"default", "other"} {
 		for i := range 3 {
 			c.get(context.Background(), namespace, fmt.Sprintf("r%d", i))

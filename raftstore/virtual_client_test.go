@@ -76,7 +76,6 @@ type client struct {
 	n       int
 	stale   bool // it reads what a hub has, without asking whether that is the newest; a negative control
 	seen    map[string]seen
-	token   string // a join token it knows of
 }
 
 type seen struct {

@@ -73,6 +73,9 @@ func TestJoinRefusals(t *testing.T) {
 	wrong.JoinTokenSecret = bytes.Repeat([]byte{1}, 32)
 	for range maxTries {
 		_, err = at(leader).Join(t.Context(), wrong)
+		if err == nil {
+			t.Fatal("a wrong secret was taken")
+		}
 	}
 	_, err = at(leader).Join(t.Context(), wrong)
 	refused(t, err, connect.CodeResourceExhausted, ReasonTooManyTries, "try again in")

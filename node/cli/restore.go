@@ -55,7 +55,7 @@ func (r *Restore) Run(ctx context.Context, c *Context) error {
 		return err
 	}
 	if info.ClusterID != status.GetClusterId() && !r.Adopt {
-		return fmt.Errorf("%s is of cluster %s, and this is %s; nothing was changed\nIf this cluster shall become that one, repeat with --adopt.", r.File, info.ClusterID, status.GetClusterId())
+		return fmt.Errorf("%s is of cluster %s, and this is %s; nothing was changed\nIf this cluster shall become that one, repeat with --adopt", r.File, info.ClusterID, status.GetClusterId())
 	}
 	c.say("%s", restoreMeans(info, status))
 	if !r.Yes {

@@ -103,6 +103,7 @@ func (u *upload) finish() {
 	if u.incomplete() {
 		_ = http.NewResponseController(u.x.w).SetReadDeadline(time.Unix(1, 0))
 	}
-	u.mu.Lock() // a read that is under way ends now
+	u.mu.Lock()
+	//lint:ignore SA2001 a read that is under way holds the lock: it ends now, and is waited for
 	u.mu.Unlock()
 }
