@@ -22,6 +22,9 @@ type attempt struct {
 	before http.Header // the answer's header as it was before
 	wrote  bool        // the answer has begun
 	again  bool        // nothing was done, because this hub does not lead
+	unsure bool        // what was proposed may be done or not
+	// repeatable, if set, tells whether a call that may have been done may be made once more.
+	repeatable func() bool
 }
 
 type attemptKey struct{}
@@ -30,16 +33,19 @@ func newAttempt(w http.ResponseWriter, store *raftstore.Store, silent bool) *att
 	return &attempt{ResponseWriter: w, store: store, silent: silent, before: maps.Clone(w.Header())}
 }
 
-// serve lets a handler try; again tells whether nothing was done and nothing was answered.
-func (a *attempt) serve(next http.Handler, r *http.Request) (again bool) {
+// serve lets a handler try. If nothing was answered, another attempt is to follow.
+func (a *attempt) serve(next http.Handler, r *http.Request) outcome {
 	next.ServeHTTP(a, r.WithContext(context.WithValue(r.Context(), attemptKey{}, a)))
 	if !a.dropped() {
 		a.mark() // of an answer without a body the header is yet to be written
-		return false
+		return answered
 	}
 	clear(a.Header())
 	maps.Copy(a.Header(), a.before)
-	return true
+	if a.unsure {
+		return unknown
+	}
+	return untouched
 }
 
 // noteError is told what a call ends with, before it is answered.
@@ -48,6 +54,7 @@ func noteError(ctx context.Context, err error) {
 	if a == nil || a.wrote || ctx.Err() != nil {
 		return
 	}
+	a.unsure = errors.Is(err, raftstore.ErrUnknownOutcome)
 	a.again = errors.Is(err, raftstore.ErrNotProposed) && !anyOf(err, raftstore.ErrUnknownOutcome, raftstore.ErrTooLarge,
 		raftstore.ErrDiskLow, raftstore.ErrClosed, raftstore.ErrHalted, raftstore.ErrMembership)
 }
@@ -63,7 +70,9 @@ func noteStranger(ctx context.Context) {
 	}
 }
 
-func (a *attempt) dropped() bool { return a.again && a.silent }
+func (a *attempt) dropped() bool {
+	return a.silent && (a.again || a.unsure && a.repeatable != nil && a.repeatable())
+}
 
 // WriteHeader implements http.ResponseWriter.
 func (a *attempt) WriteHeader(status int) {
@@ -83,6 +92,9 @@ func (a *attempt) mark() {
 	a.Header().Set(headerIndex, strconv.FormatUint(a.store.State().Index(), 10))
 	if a.again {
 		a.Header().Set(headerOutcome, "again")
+	}
+	if a.unsure && !a.silent {
+		a.Header().Set(headerUnsure, "1")
 	}
 }
 

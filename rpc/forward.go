@@ -75,7 +75,7 @@ func (y *relay) serve(w http.ResponseWriter, r *http.Request, p procedure, next 
 	}
 	if stale(r.Context()) || p.path() == gwv1connect.ClusterServiceBackupProcedure {
 		// These may not need the leader; if they do, they say so.
-		if y.here(w, r, body, next) == answered {
+		if y.here(w, r, p, body, next) == answered {
 			return
 		}
 		w.Header().Del(headerAge)
@@ -99,7 +99,10 @@ func (y *relay) serve(w http.ResponseWriter, r *http.Request, p procedure, next 
 		case body.lost:
 			err = errors.New("the request is too large to be sent twice")
 		case address == "":
-			end = y.here(w, r, body, next)
+			end = y.here(w, r, p, body, next)
+			if end == unknown {
+				err = errUnsure
+			}
 		default:
 			end, err = y.there(w, r, p, body, f, address)
 		}
@@ -188,15 +191,21 @@ func pauseAbout(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// mayRepeat reports whether a call that may have been done can be made again: a key makes sure that it is done once.
+func mayRepeat(r *http.Request, p procedure) bool {
+	return p.unary() && r.Header.Get("Idempotency-Key") != ""
+}
+
 // here lets this hub try.
-func (y *relay) here(w http.ResponseWriter, r *http.Request, body *replay, next http.Handler) outcome {
+func (y *relay) here(w http.ResponseWriter, r *http.Request, p procedure, body *replay, next http.Handler) outcome {
 	local := r.WithContext(r.Context())
 	local.Header = r.Header.Clone() // handlers change it
 	local.Body = body.begin()
-	if newAttempt(w, y.store, true).serve(next, local) {
-		return untouched
+	a := newAttempt(w, y.store, true)
+	if mayRepeat(r, p) {
+		a.repeatable = func() bool { return !body.lost }
 	}
-	return answered
+	return a.serve(next, local)
 }
 
 // passage is a call on its way to another hub.
@@ -215,6 +224,7 @@ type passageKey struct{}
 var (
 	errElsewhere  = errors.New("the hub does not lead any more")
 	errBroken     = errors.New("the answer broke off")
+	errUnsure     = errors.New("the hub stopped leading while it worked on it")
 	errNotReached = errors.New("no connection in time")
 	errSucceeded  = errors.New("another hub leads now, and the former leader does not answer")
 )
@@ -308,7 +318,12 @@ func (y *relay) arrived(a *http.Response) error {
 		io.Copy(io.Discard, io.LimitReader(a.Body, maxReplay)) // so that the connection can be used again
 		return errElsewhere
 	}
+	if a.Header.Get(headerUnsure) != "" && c.whole && mayRepeat(a.Request, c.procedure) {
+		io.Copy(io.Discard, io.LimitReader(a.Body, maxReplay))
+		return errUnsure
+	}
 	a.Header.Del(headerOutcome)
+	a.Header.Del(headerUnsure)
 	if c.procedure.unary() {
 		b, err := io.ReadAll(io.LimitReader(a.Body, maxAnswer))
 		if err != nil {
@@ -415,7 +430,7 @@ func principalOf(r *http.Request) forwarded {
 func stripped(r *http.Request) *http.Request {
 	clean := r.WithContext(r.Context())
 	clean.Header = r.Header.Clone()
-	for _, name := range []string{headerForwarded, headerPrincipal, headerOutcome, headerIndex} {
+	for _, name := range []string{headerForwarded, headerPrincipal, headerOutcome, headerUnsure, headerIndex} {
 		clean.Header.Del(name)
 	}
 	return clean

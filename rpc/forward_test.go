@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 
+	"gw/raftstore"
 	"gw/rpc/gwv1"
 	"gw/rpc/gwv1/gwv1connect"
 	"gw/rpc/identity"
@@ -314,6 +315,50 @@ func TestALeaderLostDuringACallLeavesItsOutcomeUnknown(t *testing.T) {
 	leader.port.sever()
 	(&harness{t: t}).refused(<-result, connect.CodeUnavailable, ReasonUnknownOutcome, "Idempotency-Key")
 }
+
+// A leader that steps down while it works on a call answers that it doesn't know: with a key that is asked again, as after
+// a broken connection.
+func TestAnUnknownOutcomeIsRepeatedWithAKeyOnly(t *testing.T) {
+	hubs := newHubs(t, 3)
+	unsure := func(w http.ResponseWriter, r *http.Request) {
+		noteError(r.Context(), fmt.Errorf("save: %w", raftstore.ErrUnknownOutcome))
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	for name, h := range map[string]*testHub{"at the leader": hubs[0], "at a follower": hubs[1]} {
+		for key, want := range map[string]struct{ calls, status int }{"": {1, 503}, "k1": {2, 200}} {
+			t.Run(name+", key "+key, func(t *testing.T) {
+				calls := 0
+				leader := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if calls++; calls == 1 {
+						unsure(w, r)
+					}
+				})
+				y := newRelay(h.hub.core)
+				y.proxy.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+					w := httptest.NewRecorder()
+					newAttempt(w, hubs[0].store, false).serve(leader, r)
+					a := w.Result()
+					a.Request = r
+					return a, nil
+				})
+				p := y.procedures[gwv1connect.AccessServiceCreateAppProcedure]
+				r := httptest.NewRequest("POST", p.path(), strings.NewReader("{}"))
+				if key != "" {
+					r.Header.Set("Idempotency-Key", key)
+				}
+				w := httptest.NewRecorder()
+				y.serve(w, r, p, leader, forwarded{})
+				if calls != want.calls || w.Code != want.status || w.Header().Get(headerOutcome) != "" {
+					t.Errorf("%d calls, answered %d %v, want %+v", calls, w.Code, w.Header(), want)
+				}
+			})
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestOneKeyOneEffectOverAllHubs(t *testing.T) {
 	hubs := newHubs(t, 3)

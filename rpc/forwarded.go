@@ -22,6 +22,8 @@ const (
 	headerPrincipal = "Gw-Principal"
 	// headerOutcome is "again" on the answer to a forwarded call that changed nothing here because this hub doesn't lead.
 	headerOutcome = "Gw-Outcome"
+	// headerUnsure is "1" on the answer to a forwarded call that may have been done or not.
+	headerUnsure = "Gw-Unsure"
 	// headerIndex is the index of the state that an answer may be of.
 	headerIndex = "Gw-Index"
 	// headerConsistency asks for "stale" reads; headerAge tells how many seconds ago the leader was last heard.
