@@ -316,6 +316,7 @@ func (h *hub) buildServices() (err error) {
 		Now:     h.config.Now,
 		Logger:  h.log.With("room", "rpc"),
 
+		CA:            h.ca.Certificate,
 		Address:       h.address(),
 		Version:       Version(),
 		ClusterKey:    h.key,

@@ -3,6 +3,7 @@ package rpc
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"iter"
@@ -48,6 +49,9 @@ type HubConfig struct {
 	// Logger is for what an operator must know; nil means none.
 	Logger *slog.Logger
 
+	// CA is the cluster's, which issued the certificates of whoever calls at the TLS port. nil means the one in the
+	// state, of which a hub that was just started may have none yet.
+	CA *x509.Certificate
 	// Address is the host:port at which other hubs reach this one's TLS port; "" means that it stays alone.
 	Address string
 	// Version of this binary, as other hubs show it.
@@ -115,6 +119,7 @@ func NewHub(c HubConfig) (*Hub, error) {
 		return nil, err
 	}
 	k := &core{
+		root:  c.CA,
 		store: c.Store, fleet: c.Fleet, sealer: c.Sealer, compile: c.Compile, hubURLs: c.HubURLs,
 		now: c.Now, ticker: c.Ticker, log: c.Logger, notices: newNotices(), tenure: newTenure(),
 		address: c.Address, version: c.Version, clusterKey: c.ClusterKey, peerTransport: c.PeerTransport,
@@ -158,6 +163,7 @@ type core struct {
 	notices *notices
 	tenure  *tenure
 	ca      caCache
+	root    *x509.Certificate
 	issued  issued
 	beacons beacons
 }

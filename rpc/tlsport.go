@@ -122,8 +122,15 @@ func (k *core) certificateOf(r *http.Request) *x509.Certificate {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return nil
 	}
-	ca, err := k.clusterCA()
-	if err != nil || !k.issued.by(ca.Certificate, r.TLS.PeerCertificates[0]) {
+	root := k.root
+	if root == nil {
+		ca, err := k.clusterCA()
+		if err != nil {
+			return nil
+		}
+		root = ca.Certificate
+	}
+	if !k.issued.by(root, r.TLS.PeerCertificates[0]) {
 		return nil
 	}
 	return r.TLS.PeerCertificates[0]
@@ -136,7 +143,11 @@ func (k *core) hubOf(r *http.Request) string {
 		return ""
 	}
 	cluster, id, err := identity.HubOf(certificate)
-	if err != nil || cluster != k.store.State().Cluster().ClusterId {
+	if err != nil {
+		return ""
+	}
+	// A hub that was just started may have no state yet; that its CA issued the certificate is known all the same.
+	if own := k.store.State().Cluster().GetClusterId(); own != "" && own != cluster {
 		return ""
 	}
 	return id
