@@ -93,9 +93,7 @@ func namespacePreview(n *gwv1.NamespacePreview) page.Preview {
 		Size: n.GetSizeBytes(), Cap: n.GetMaxSizeBytes(), Edges: n.GetEdges(), Connected: n.GetConnectedEdges(),
 	}
 	for _, c := range n.GetChanges() {
-		if c.GetChange() == gwv1.Change_CHANGE_UNCHANGED {
-			continue
-		}
+		// Unchanged ones are there only if the push releases them again: after a restore.
 		if len(out.Changes) == maxListed {
 			out.More++
 			continue
