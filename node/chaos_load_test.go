@@ -40,7 +40,7 @@ func classify(err error) (o outcome, surprise bool) {
 		return done, false
 	case reason == rpc.ReasonChanged:
 		return refused, false
-	case reason == rpc.ReasonNotProposed, reason == rpc.ReasonNotLeader, reason == rpc.ReasonRemoved:
+	case reason == rpc.ReasonNotProposed, reason == rpc.ReasonNotLeader, reason == rpc.ReasonRemoved, reason == rpc.ReasonDiskLow:
 		return notProposed, false
 	case reason == rpc.ReasonUnknownOutcome, reason == "deadline_exceeded", reason == "canceled":
 		return unknown, false
