@@ -3,6 +3,7 @@ package fleet
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -70,6 +71,35 @@ type registered struct {
 	version, build, checksum, serial string
 	epoch, release                   uint64
 	notAfter                         int64
+	failure                          failure
+}
+
+// failure is what the registry keeps of why an edge can't load a release; zero if it can.
+type failure struct {
+	epoch, release                   uint64
+	code, kind, name, field, message string
+}
+
+// maxFailureText is how many bytes the registry keeps of a failure's longer texts, maxFailureName of its names.
+const (
+	maxFailureText = 256
+	maxFailureName = 128
+)
+
+func failurePart(e *gwv1.ApplyError) failure {
+	if e == nil {
+		return failure{}
+	}
+	return failure{epoch: e.Epoch, release: e.Release, code: clip(e.Code, maxFailureName), kind: clip(e.Kind, maxFailureName),
+		name: clip(e.Name, maxFailureName), field: clip(e.Field, maxFailureText), message: clip(e.Message, maxFailureText)}
+}
+
+// clip cuts text to at most n bytes of whole characters.
+func clip(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return strings.ToValidUTF8(s, "")
 }
 
 // Certificate is what the registry keeps of a client certificate.
@@ -146,6 +176,7 @@ func registryPart(r *gwv1.HeartbeatRequest, c Certificate) registered {
 	return registered{
 		version: r.Version, build: r.Build, checksum: string(r.LoadedChecksum), serial: c.Serial,
 		epoch: r.LoadedEpoch, release: r.LoadedRelease, notAfter: c.NotAfter.UnixNano(),
+		failure: failurePart(r.ApplyError),
 	}
 }
 

@@ -70,7 +70,8 @@ type change struct {
 	totals  totals
 	result  *gwv1.Result
 	touched []resource.Key
-	err     error // the first error of memdb; none is expected
+	pushes  []*gwv1.PushRecord // see named
+	err     error              // the first error of memdb; none is expected
 }
 
 func begin(s *State, index uint64, c *gwv1.Command) *change {
@@ -168,6 +169,12 @@ func (x *change) run() *gwv1.Refusal {
 		return nil
 	case *gwv1.Command_RaiseEpoch:
 		return x.raiseEpoch(b.RaiseEpoch)
+	case *gwv1.Command_RollbackReleases:
+		return x.rollbackReleases(b.RollbackReleases)
+	case *gwv1.Command_FreezePushes:
+		return x.freezePushes(b.FreezePushes)
+	case *gwv1.Command_UnfreezePushes:
+		return x.unfreezePushes(b.UnfreezePushes)
 	}
 	return invalid("a command without a meaning") // a body that was added here but not above: the tests see it
 }

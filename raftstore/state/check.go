@@ -194,7 +194,7 @@ func edgeNamespaceProblem(namespace string) string {
 func validEdge(r *gwv1.EdgeRecord) string {
 	p := first(nameProblem("edge ID", r.Id), edgeNamespaceProblem(r.Namespace), labelsProblem(r.Labels),
 		textProblem("version", r.Version, maxText), textProblem("build", r.Build, maxText),
-		textProblem("certificate serial", r.CertificateSerial, maxIDLength))
+		textProblem("certificate serial", r.CertificateSerial, maxIDLength), validFailure(r.Failure))
 	if p == "" && len(r.LoadedChecksum) > 0 {
 		return hashProblem("loaded checksum", r.LoadedChecksum)
 	}

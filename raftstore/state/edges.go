@@ -67,6 +67,7 @@ func (x *change) enrollEdge(m *gwv1.EnrollEdge) *gwv1.Refusal {
 		e.FirstSeen = x.at
 	}
 	x.put(tableEdges, e)
+	x.noteOutcomes(e.Id, e)
 	x.audit("enroll_edge", "edge/"+e.Id, e.Namespace)
 	return nil
 }
@@ -112,6 +113,7 @@ func (x *change) updateEdges(m *gwv1.UpdateEdges) *gwv1.Refusal {
 			e.FirstSeen = x.at
 		}
 		x.put(tableEdges, e)
+		x.noteOutcomes(e.Id, e)
 	}
 	return nil
 }
@@ -122,6 +124,7 @@ func (x *change) removeEdge(m *gwv1.RemoveEdgeRecord) *gwv1.Refusal {
 		return notFound("edge", m.GetId())
 	}
 	x.drop(tableEdges, e)
+	x.noteOutcomes(e.Id, nil)
 	x.audit("remove_edge", "edge/"+e.Id, e.Namespace)
 	return nil
 }

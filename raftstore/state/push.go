@@ -15,67 +15,144 @@ const MaxEffective = 64 << 20
 
 // pushReleases makes a release for each named namespace whose effective configuration differs from its target.
 func (x *change) pushReleases(m *gwv1.PushReleases) *gwv1.Refusal {
-	if r := checkScope(m); r != nil {
+	if r := checkScope(m.GetNote(), m.GetNamespaces()); r != nil {
 		return r
 	}
 	plans := make([]*plan, 0, len(m.Namespaces))
-	var problems []*problem
+	var found []*problem
 	for _, n := range m.Namespaces {
 		p := x.plan(n.Namespace)
 		plans = append(plans, p)
-		problems = append(problems, x.problems(p, n.Checksum, m.ConfirmRemoval)...)
+		if string(n.Checksum) != string(p.checksum[:]) {
+			found = append(found, p.changed())
+			continue
+		}
+		found = append(found, x.problems(p, m.ConfirmRemoval, m.BreakGlass)...)
 	}
-	if len(problems) > 0 {
-		return refusalOf(problems)
+	if len(found) > 0 {
+		return refusalOf(found)
 	}
-	x.result.Push = &gwv1.PushedReleases{}
-	for _, p := range plans {
-		x.result.Push.Namespaces = append(x.result.Push.Namespaces, x.release(p, m.Note))
-	}
-	if x.result.Push.Number > 0 {
-		x.cluster.PushNumber = x.result.Push.Number
-		x.audit("push", fmt.Sprintf("push/%d", x.result.Push.Number), onlyNamespace(m))
-	}
+	x.makeReleases(plans, &gwv1.PushRecord{Note: m.Note, BreakGlass: m.BreakGlass})
 	return nil
 }
 
-func checkScope(m *gwv1.PushReleases) *gwv1.Refusal {
-	if len(m.GetNamespaces()) == 0 {
+// rollbackReleases makes a release with the content of an older one for each named namespace.
+func (x *change) rollbackReleases(m *gwv1.RollbackReleases) *gwv1.Refusal {
+	if r := checkScope(m.GetNote(), m.GetNamespaces()); r != nil {
+		return r
+	}
+	plans := make([]*plan, 0, len(m.Namespaces))
+	var found []*problem
+	for _, n := range m.Namespaces {
+		source, ok := one[*Release](x.tx, tableReleases, byID, releaseKey(n.Namespace, n.Source))
+		if !ok {
+			return notFound("release", fmt.Sprintf("%s/%d", n.Namespace, n.Source))
+		}
+		p := x.rollbackPlan(source)
+		plans = append(plans, p)
+		if string(n.Checksum) != string(source.Checksum[:]) || p.current.Number != n.Target {
+			found = append(found, p.changed())
+			continue
+		}
+		found = append(found, x.problems(p, m.ConfirmRemoval, m.BreakGlass)...)
+	}
+	if len(found) > 0 {
+		return refusalOf(found)
+	}
+	x.makeReleases(plans, &gwv1.PushRecord{Note: m.Note, BreakGlass: m.BreakGlass, Rollback: true, RollbackTo: m.To})
+	return nil
+}
+
+// scoped is one namespace of a push or a rollback, with the checksum it was decided by.
+type scoped interface {
+	GetNamespace() string
+	GetChecksum() []byte
+}
+
+func checkScope[N scoped](note string, scope []N) *gwv1.Refusal {
+	if len(scope) == 0 {
 		return invalid("a push of no namespace")
 	}
-	seen := make(map[string]bool, len(m.Namespaces))
-	for _, n := range m.Namespaces {
+	seen := make(map[string]bool, len(scope))
+	for _, n := range scope {
 		p := first(edgeNamespaceProblem(n.GetNamespace()), hashProblem("checksum", n.GetChecksum()))
-		if p == "" && seen[n.Namespace] {
-			p = fmt.Sprintf("namespace %q stands in the push twice", n.Namespace)
+		if p == "" && seen[n.GetNamespace()] {
+			p = fmt.Sprintf("namespace %q stands in the push twice", n.GetNamespace())
 		}
 		if p != "" {
 			return invalid(p)
 		}
-		seen[n.Namespace] = true
+		seen[n.GetNamespace()] = true
 	}
-	if p := textProblem("note", m.Note, maxText); p != "" {
+	if p := textProblem("note", note, maxText); p != "" {
 		return invalid(p)
 	}
 	return nil
 }
 
-func onlyNamespace(m *gwv1.PushReleases) string {
-	if len(m.Namespaces) == 1 {
-		return m.Namespaces[0].Namespace
+// makeReleases makes the planned releases and, if there are any, the record of the push that r begins.
+func (x *change) makeReleases(plans []*plan, r *gwv1.PushRecord) {
+	x.result.Push = &gwv1.PushedReleases{}
+	for _, p := range plans {
+		x.result.Push.Namespaces = append(x.result.Push.Namespaces, x.release(p, r.Note))
 	}
-	return ""
+	if x.result.Push.Number == 0 {
+		return
+	}
+	x.cluster.PushNumber = x.result.Push.Number
+	r.BreakGlass = r.BreakGlass && x.anyFrozen(plans)
+	x.recordPush(r)
+	action := "push"
+	if r.Rollback {
+		action = "rollback"
+	}
+	if r.BreakGlass {
+		action += "_break_glass"
+	}
+	only := ""
+	if len(plans) == 1 {
+		only = plans[0].namespace
+	}
+	x.audit(action, fmt.Sprintf("push/%d", x.result.Push.Number), only)
 }
 
-// plan is what a push would do to one namespace.
+func (x *change) anyFrozen(plans []*plan) bool {
+	return slices.ContainsFunc(plans, func(p *plan) bool {
+		_, ok := frozen(x.tx, p.namespace)
+		return ok && p.entries != nil
+	})
+}
+
+// plan is what a push or a rollback would do to one namespace.
 type plan struct {
 	namespace                 string
-	current                   *Release // nil: none yet
-	effective                 []*gwv1.ResourceRecord
+	current                   *Release               // nil: none yet
+	effective                 []*gwv1.ResourceRecord // of a push
 	checksum                  resource.Digest
 	size                      uint64
 	created, updated, deleted uint32
-	entries                   *iradix.Tree
+	entries                   *iradix.Tree // of the release to be made; nil: none is
+}
+
+// rollbackPlan is what bringing back an older release would do; there is a newer one, or it is that itself.
+func (x *change) rollbackPlan(source *Release) *plan {
+	p := &plan{namespace: source.Namespace, checksum: source.Checksum, size: source.Size}
+	p.current, _ = target(x.tx, source.Namespace)
+	if p.unchanged(x.cluster.Epoch) {
+		return p
+	}
+	p.entries = source.entries
+	difference(p.current.entries, source.entries, func(before, after *gwv1.ReleaseEntry) {
+		switch {
+		case before == nil:
+			p.created++
+		case after == nil:
+			p.deleted++
+		default:
+			p.updated++
+		}
+	})
+	return p
 }
 
 func (x *change) plan(namespace string) *plan {
@@ -156,25 +233,30 @@ type problem struct {
 	violation *gwv1.Violation
 }
 
-func (x *change) problems(p *plan, compiled []byte, confirmed bool) (found []*problem) {
+// changed says that what the command was made from is not what is there.
+func (p *plan) changed() *problem {
+	return &problem{1, gwv1.RefusalCode_REFUSAL_CODE_CHANGED, &gwv1.Violation{Namespace: p.namespace, Code: "changed",
+		Message: fmt.Sprintf("%s changed since it was checked", p.namespace)}}
+}
+
+// problems are the reasons against making the planned release; against making none there is nothing to say.
+func (x *change) problems(p *plan, confirmed, breakGlass bool) (found []*problem) {
 	add := func(rank int, code gwv1.RefusalCode, v *gwv1.Violation) {
 		v.Namespace = p.namespace
 		found = append(found, &problem{rank, code, v})
 	}
-	if string(compiled) != string(p.checksum[:]) {
-		add(1, gwv1.RefusalCode_REFUSAL_CODE_CHANGED, &gwv1.Violation{Code: "changed",
-			Message: fmt.Sprintf("%s changed since it was checked", p.namespace)})
-		return found
-	}
 	if p.entries == nil {
 		return nil
+	}
+	if f, ok := frozen(x.tx, p.namespace); ok && !breakGlass {
+		add(0, gwv1.RefusalCode_REFUSAL_CODE_PRECONDITION, &gwv1.Violation{Code: "frozen", Message: frozenMessage(p.namespace, f)})
 	}
 	if p.size > MaxEffective {
 		add(2, gwv1.RefusalCode_REFUSAL_CODE_TOO_LARGE, &gwv1.Violation{Code: "too_large",
 			Message:  fmt.Sprintf("the configuration of %s has %d bytes", p.namespace, p.size),
 			Expected: fmt.Sprintf("at most %d bytes", MaxEffective)})
 	}
-	for _, r := range p.effective {
+	for r := range entriesOf(p.entries) {
 		for _, s := range r.Secrets {
 			if !x.hasSecret(p.namespace, s) {
 				add(3, gwv1.RefusalCode_REFUSAL_CODE_PRECONDITION, &gwv1.Violation{Kind: r.Kind, Name: r.Name, Code: "missing_secret",

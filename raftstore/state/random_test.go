@@ -57,7 +57,7 @@ func (h *history) next(s *State) *gwv1.Command {
 		c.IdempotencyKey = h.pick("k1", "k2", h.id("key"))
 	}
 	makers := []func(*State, *gwv1.Command){
-		h.resources, h.resources, h.resources, h.resources, h.push, h.push, h.push, h.apps, h.apps, h.tokens, h.tokens,
+		h.resources, h.resources, h.resources, h.resources, h.push, h.push, h.push, h.rollback, h.freeze, h.apps, h.apps, h.tokens, h.tokens,
 		h.secrets, h.edges, h.edges, h.people, h.cluster, h.hubs,
 	}
 	makers[h.rng.IntN(len(makers))](s, c)
@@ -116,7 +116,7 @@ func checksumOf(s *State, namespace string) []byte {
 }
 
 func (h *history) push(s *State, c *gwv1.Command) {
-	m := &gwv1.PushReleases{Note: h.pick("", "monday"), ConfirmRemoval: h.rng.IntN(3) > 0}
+	m := &gwv1.PushReleases{Note: h.pick("", "monday"), ConfirmRemoval: h.rng.IntN(3) > 0, BreakGlass: h.rng.IntN(2) > 0}
 	for _, n := range s.Namespaces() {
 		if h.rng.IntN(3) > 0 {
 			m.Namespaces = append(m.Namespaces, &gwv1.NamespaceChecksum{Namespace: n, Checksum: checksumOf(s, n)})
@@ -126,6 +126,34 @@ func (h *history) push(s *State, c *gwv1.Command) {
 		m.Namespaces[0].Checksum = hashOf("another")
 	}
 	c.Body = &gwv1.Command_PushReleases{PushReleases: m}
+}
+
+func (h *history) rollback(s *State, c *gwv1.Command) {
+	m := &gwv1.RollbackReleases{Note: h.pick("", "oh no"), To: uint64(h.rng.IntN(5)), ConfirmRemoval: h.rng.IntN(3) > 0, BreakGlass: h.rng.IntN(2) > 0}
+	for _, n := range s.Namespaces() {
+		kept := slices.Collect(s.Releases(n))
+		if len(kept) == 0 || h.rng.IntN(3) == 0 {
+			continue
+		}
+		source := kept[h.rng.IntN(len(kept))]
+		m.Namespaces = append(m.Namespaces, &gwv1.RollbackNamespace{Namespace: n, Source: source.Number, Checksum: source.Checksum[:], Target: kept[0].Number})
+	}
+	if len(m.Namespaces) > 0 && h.rng.IntN(8) == 0 {
+		m.Namespaces[0].Target++
+	}
+	c.Body = &gwv1.Command_RollbackReleases{RollbackReleases: m}
+}
+
+func (h *history) freeze(_ *State, c *gwv1.Command) {
+	var scope []string
+	if h.rng.IntN(3) > 0 {
+		scope = []string{h.namespace()}
+	}
+	if h.rng.IntN(3) == 0 {
+		c.Body = &gwv1.Command_FreezePushes{FreezePushes: &gwv1.FreezePushes{Namespaces: scope, Reason: h.pick("", "audit")}}
+		return
+	}
+	c.Body = &gwv1.Command_UnfreezePushes{UnfreezePushes: &gwv1.UnfreezePushes{Namespaces: scope}}
 }
 
 func (h *history) apps(s *State, c *gwv1.Command) {
@@ -173,6 +201,10 @@ func (h *history) edges(s *State, c *gwv1.Command) {
 	}
 	if t, ok := s.Target(e.Namespace); ok {
 		e.LoadedRelease, e.LoadedEpoch, e.LoadedChecksum = t.Number, t.Epoch, t.Checksum[:]
+		if h.rng.IntN(3) == 0 {
+			e.LoadedRelease--
+			e.Failure = &gwv1.LoadFailure{Epoch: t.Epoch, Release: t.Number, Code: h.pick("compile", "fetch"), Message: "no"}
+		}
 	}
 	tokens := slices.Collect(s.JoinTokens())
 	switch h.rng.IntN(6) {

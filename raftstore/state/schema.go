@@ -26,6 +26,9 @@ const (
 	tableStaged      = "staged_blobs"
 	tableReleases    = "releases"
 	tableHubs        = "hubs"
+	tablePushes      = "pushes"
+	tablePushEdges   = "push_edges"
+	tableFreezes     = "freezes"
 
 	byID        = "id"
 	byUID       = "uid"
@@ -83,6 +86,12 @@ var tables = []table{
 		many(byTime, func(r *gwv1.StagedBlob) []byte { return timeKey(r.At) })), decodeAs[*gwv1.StagedBlob](validStaged)},
 	{tableHubs, 15, indexes(
 		unique(byID, func(r *gwv1.HubRecord) []byte { return []byte(r.Id) })), decodeAs[*gwv1.HubRecord](validHub)},
+	{tablePushes, 16, indexes(
+		unique(byID, func(r *gwv1.PushRecord) []byte { return pushKey(r.Number) })), decodeAs[*gwv1.PushRecord](validPush)},
+	{tablePushEdges, 17, indexes(
+		unique(byID, func(r *gwv1.PushEdgeRecord) []byte { return pushEdgeKey(r.Push, r.Edge) })), decodeAs[*gwv1.PushEdgeRecord](validPushEdge)},
+	{tableFreezes, 18, indexes(
+		unique(byID, func(r *gwv1.FreezeRecord) []byte { return terminated(r.Namespace) })), decodeAs[*gwv1.FreezeRecord](validFreeze)},
 }
 
 func schema() *memdb.DBSchema {

@@ -86,6 +86,68 @@ func (RefusalCode) EnumDescriptor() ([]byte, []int) {
 	return file_gw_v1_log_proto_rawDescGZIP(), []int{0}
 }
 
+type PushOutcome int32
+
+const (
+	PushOutcome_PUSH_OUTCOME_UNSPECIFIED PushOutcome = 0
+	// It has not loaded it yet; failure may say what it tries again after.
+	PushOutcome_PUSH_OUTCOME_WAITING PushOutcome = 1
+	PushOutcome_PUSH_OUTCOME_LOADED  PushOutcome = 2
+	// It can't load it and does not try again.
+	PushOutcome_PUSH_OUTCOME_FAILED PushOutcome = 3
+	// It loaded a later release instead.
+	PushOutcome_PUSH_OUTCOME_SUPERSEDED PushOutcome = 4
+	// It was removed, or went to another namespace, before it loaded it.
+	PushOutcome_PUSH_OUTCOME_REMOVED PushOutcome = 5
+)
+
+// Enum value maps for PushOutcome.
+var (
+	PushOutcome_name = map[int32]string{
+		0: "PUSH_OUTCOME_UNSPECIFIED",
+		1: "PUSH_OUTCOME_WAITING",
+		2: "PUSH_OUTCOME_LOADED",
+		3: "PUSH_OUTCOME_FAILED",
+		4: "PUSH_OUTCOME_SUPERSEDED",
+		5: "PUSH_OUTCOME_REMOVED",
+	}
+	PushOutcome_value = map[string]int32{
+		"PUSH_OUTCOME_UNSPECIFIED": 0,
+		"PUSH_OUTCOME_WAITING":     1,
+		"PUSH_OUTCOME_LOADED":      2,
+		"PUSH_OUTCOME_FAILED":      3,
+		"PUSH_OUTCOME_SUPERSEDED":  4,
+		"PUSH_OUTCOME_REMOVED":     5,
+	}
+)
+
+func (x PushOutcome) Enum() *PushOutcome {
+	p := new(PushOutcome)
+	*p = x
+	return p
+}
+
+func (x PushOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PushOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_gw_v1_log_proto_enumTypes[1].Descriptor()
+}
+
+func (PushOutcome) Type() protoreflect.EnumType {
+	return &file_gw_v1_log_proto_enumTypes[1]
+}
+
+func (x PushOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PushOutcome.Descriptor instead.
+func (PushOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{1}
+}
+
 // Command is one entry of the replicated log. Everything in it that depends on time, chance or another machine was
 // decided by its proposer.
 type Command struct {
@@ -127,6 +189,9 @@ type Command struct {
 	//	*Command_RemoveHub
 	//	*Command_Beacon
 	//	*Command_RaiseEpoch
+	//	*Command_RollbackReleases
+	//	*Command_FreezePushes
+	//	*Command_UnfreezePushes
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -427,6 +492,33 @@ func (x *Command) GetRaiseEpoch() *RaiseEpoch {
 	return nil
 }
 
+func (x *Command) GetRollbackReleases() *RollbackReleases {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RollbackReleases); ok {
+			return x.RollbackReleases
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetFreezePushes() *FreezePushes {
+	if x != nil {
+		if x, ok := x.Body.(*Command_FreezePushes); ok {
+			return x.FreezePushes
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetUnfreezePushes() *UnfreezePushes {
+	if x != nil {
+		if x, ok := x.Body.(*Command_UnfreezePushes); ok {
+			return x.UnfreezePushes
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -527,6 +619,18 @@ type Command_RaiseEpoch struct {
 	RaiseEpoch *RaiseEpoch `protobuf:"bytes,39,opt,name=raise_epoch,json=raiseEpoch,proto3,oneof"`
 }
 
+type Command_RollbackReleases struct {
+	RollbackReleases *RollbackReleases `protobuf:"bytes,40,opt,name=rollback_releases,json=rollbackReleases,proto3,oneof"`
+}
+
+type Command_FreezePushes struct {
+	FreezePushes *FreezePushes `protobuf:"bytes,41,opt,name=freeze_pushes,json=freezePushes,proto3,oneof"`
+}
+
+type Command_UnfreezePushes struct {
+	UnfreezePushes *UnfreezePushes `protobuf:"bytes,42,opt,name=unfreeze_pushes,json=unfreezePushes,proto3,oneof"`
+}
+
 func (*Command_Bootstrap) isCommand_Body() {}
 
 func (*Command_OpenTerm) isCommand_Body() {}
@@ -574,6 +678,12 @@ func (*Command_RemoveHub) isCommand_Body() {}
 func (*Command_Beacon) isCommand_Body() {}
 
 func (*Command_RaiseEpoch) isCommand_Body() {}
+
+func (*Command_RollbackReleases) isCommand_Body() {}
+
+func (*Command_FreezePushes) isCommand_Body() {}
+
+func (*Command_UnfreezePushes) isCommand_Body() {}
 
 // Result is what applying a command gave; the same on every hub, and kept for a repeated idempotency key.
 type Result struct {
@@ -1095,8 +1205,10 @@ type PushReleases struct {
 	Namespaces []*NamespaceChecksum   `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
 	// Without it, a push that removes more than half of a namespace's resources is refused.
 	ConfirmRemoval bool `protobuf:"varint,3,opt,name=confirm_removal,json=confirmRemoval,proto3" json:"confirm_removal,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Push although pushes are frozen.
+	BreakGlass    bool `protobuf:"varint,4,opt,name=break_glass,json=breakGlass,proto3" json:"break_glass,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PushReleases) Reset() {
@@ -1150,6 +1262,259 @@ func (x *PushReleases) GetConfirmRemoval() bool {
 	return false
 }
 
+func (x *PushReleases) GetBreakGlass() bool {
+	if x != nil {
+		return x.BreakGlass
+	}
+	return false
+}
+
+// RollbackReleases makes releases with the content of older ones. The working configuration stays as it is.
+type RollbackReleases struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Note  string                 `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"`
+	// The push whose releases come back, for the history; 0: in each namespace the release before its target.
+	To             uint64               `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Namespaces     []*RollbackNamespace `protobuf:"bytes,3,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	ConfirmRemoval bool                 `protobuf:"varint,4,opt,name=confirm_removal,json=confirmRemoval,proto3" json:"confirm_removal,omitempty"`
+	BreakGlass     bool                 `protobuf:"varint,5,opt,name=break_glass,json=breakGlass,proto3" json:"break_glass,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RollbackReleases) Reset() {
+	*x = RollbackReleases{}
+	mi := &file_gw_v1_log_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackReleases) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackReleases) ProtoMessage() {}
+
+func (x *RollbackReleases) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackReleases.ProtoReflect.Descriptor instead.
+func (*RollbackReleases) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RollbackReleases) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *RollbackReleases) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *RollbackReleases) GetNamespaces() []*RollbackNamespace {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *RollbackReleases) GetConfirmRemoval() bool {
+	if x != nil {
+		return x.ConfirmRemoval
+	}
+	return false
+}
+
+func (x *RollbackReleases) GetBreakGlass() bool {
+	if x != nil {
+		return x.BreakGlass
+	}
+	return false
+}
+
+type RollbackNamespace struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The release whose content is made a new release, and its checksum, 32 bytes.
+	Source   uint64 `protobuf:"varint,2,opt,name=source,proto3" json:"source,omitempty"`
+	Checksum []byte `protobuf:"bytes,3,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	// The target it was decided by; refused as changed if there is another by now.
+	Target        uint64 `protobuf:"varint,4,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackNamespace) Reset() {
+	*x = RollbackNamespace{}
+	mi := &file_gw_v1_log_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackNamespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackNamespace) ProtoMessage() {}
+
+func (x *RollbackNamespace) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackNamespace.ProtoReflect.Descriptor instead.
+func (*RollbackNamespace) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RollbackNamespace) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RollbackNamespace) GetSource() uint64 {
+	if x != nil {
+		return x.Source
+	}
+	return 0
+}
+
+func (x *RollbackNamespace) GetChecksum() []byte {
+	if x != nil {
+		return x.Checksum
+	}
+	return nil
+}
+
+func (x *RollbackNamespace) GetTarget() uint64 {
+	if x != nil {
+		return x.Target
+	}
+	return 0
+}
+
+// FreezePushes refuses pushes and rollbacks until they are unfrozen. No namespace: all, those of later too.
+type FreezePushes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespaces    []string               `protobuf:"bytes,1,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezePushes) Reset() {
+	*x = FreezePushes{}
+	mi := &file_gw_v1_log_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezePushes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezePushes) ProtoMessage() {}
+
+func (x *FreezePushes) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezePushes.ProtoReflect.Descriptor instead.
+func (*FreezePushes) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FreezePushes) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *FreezePushes) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// UnfreezePushes takes freezes back. No namespace: the one of all.
+type UnfreezePushes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespaces    []string               `protobuf:"bytes,1,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezePushes) Reset() {
+	*x = UnfreezePushes{}
+	mi := &file_gw_v1_log_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezePushes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezePushes) ProtoMessage() {}
+
+func (x *UnfreezePushes) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezePushes.ProtoReflect.Descriptor instead.
+func (*UnfreezePushes) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *UnfreezePushes) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
 type NamespaceChecksum struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -1161,7 +1526,7 @@ type NamespaceChecksum struct {
 
 func (x *NamespaceChecksum) Reset() {
 	*x = NamespaceChecksum{}
-	mi := &file_gw_v1_log_proto_msgTypes[9]
+	mi := &file_gw_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1538,7 @@ func (x *NamespaceChecksum) String() string {
 func (*NamespaceChecksum) ProtoMessage() {}
 
 func (x *NamespaceChecksum) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[9]
+	mi := &file_gw_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1551,7 @@ func (x *NamespaceChecksum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceChecksum.ProtoReflect.Descriptor instead.
 func (*NamespaceChecksum) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NamespaceChecksum) GetNamespace() string {
@@ -1213,7 +1578,7 @@ type PushedReleases struct {
 
 func (x *PushedReleases) Reset() {
 	*x = PushedReleases{}
-	mi := &file_gw_v1_log_proto_msgTypes[10]
+	mi := &file_gw_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1590,7 @@ func (x *PushedReleases) String() string {
 func (*PushedReleases) ProtoMessage() {}
 
 func (x *PushedReleases) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[10]
+	mi := &file_gw_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1603,7 @@ func (x *PushedReleases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushedReleases.ProtoReflect.Descriptor instead.
 func (*PushedReleases) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PushedReleases) GetNumber() uint64 {
@@ -1270,7 +1635,7 @@ type PushedRelease struct {
 
 func (x *PushedRelease) Reset() {
 	*x = PushedRelease{}
-	mi := &file_gw_v1_log_proto_msgTypes[11]
+	mi := &file_gw_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1647,7 @@ func (x *PushedRelease) String() string {
 func (*PushedRelease) ProtoMessage() {}
 
 func (x *PushedRelease) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[11]
+	mi := &file_gw_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1660,7 @@ func (x *PushedRelease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushedRelease.ProtoReflect.Descriptor instead.
 func (*PushedRelease) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PushedRelease) GetNamespace() string {
@@ -1358,7 +1723,7 @@ type PutAppRecord struct {
 
 func (x *PutAppRecord) Reset() {
 	*x = PutAppRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[12]
+	mi := &file_gw_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1735,7 @@ func (x *PutAppRecord) String() string {
 func (*PutAppRecord) ProtoMessage() {}
 
 func (x *PutAppRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[12]
+	mi := &file_gw_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1748,7 @@ func (x *PutAppRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutAppRecord.ProtoReflect.Descriptor instead.
 func (*PutAppRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PutAppRecord) GetApp() *AppRecord {
@@ -1410,7 +1775,7 @@ type DeleteAppRecord struct {
 
 func (x *DeleteAppRecord) Reset() {
 	*x = DeleteAppRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[13]
+	mi := &file_gw_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1787,7 @@ func (x *DeleteAppRecord) String() string {
 func (*DeleteAppRecord) ProtoMessage() {}
 
 func (x *DeleteAppRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[13]
+	mi := &file_gw_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1800,7 @@ func (x *DeleteAppRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteAppRecord.ProtoReflect.Descriptor instead.
 func (*DeleteAppRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteAppRecord) GetNamespace() string {
@@ -1461,7 +1826,7 @@ type PutTokenRecord struct {
 
 func (x *PutTokenRecord) Reset() {
 	*x = PutTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[14]
+	mi := &file_gw_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1838,7 @@ func (x *PutTokenRecord) String() string {
 func (*PutTokenRecord) ProtoMessage() {}
 
 func (x *PutTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[14]
+	mi := &file_gw_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1851,7 @@ func (x *PutTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTokenRecord.ProtoReflect.Descriptor instead.
 func (*PutTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PutTokenRecord) GetToken() *TokenRecord {
@@ -1505,7 +1870,7 @@ type RevokeTokenRecord struct {
 
 func (x *RevokeTokenRecord) Reset() {
 	*x = RevokeTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[15]
+	mi := &file_gw_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1882,7 @@ func (x *RevokeTokenRecord) String() string {
 func (*RevokeTokenRecord) ProtoMessage() {}
 
 func (x *RevokeTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[15]
+	mi := &file_gw_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1895,7 @@ func (x *RevokeTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRecord.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RevokeTokenRecord) GetId() string {
@@ -1549,7 +1914,7 @@ type PutSecretRecord struct {
 
 func (x *PutSecretRecord) Reset() {
 	*x = PutSecretRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[16]
+	mi := &file_gw_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1926,7 @@ func (x *PutSecretRecord) String() string {
 func (*PutSecretRecord) ProtoMessage() {}
 
 func (x *PutSecretRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[16]
+	mi := &file_gw_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1939,7 @@ func (x *PutSecretRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecretRecord.ProtoReflect.Descriptor instead.
 func (*PutSecretRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PutSecretRecord) GetSecret() *SecretRecord {
@@ -1594,7 +1959,7 @@ type DeleteSecretRecord struct {
 
 func (x *DeleteSecretRecord) Reset() {
 	*x = DeleteSecretRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[17]
+	mi := &file_gw_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1971,7 @@ func (x *DeleteSecretRecord) String() string {
 func (*DeleteSecretRecord) ProtoMessage() {}
 
 func (x *DeleteSecretRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[17]
+	mi := &file_gw_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1984,7 @@ func (x *DeleteSecretRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSecretRecord.ProtoReflect.Descriptor instead.
 func (*DeleteSecretRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteSecretRecord) GetNamespace() string {
@@ -1645,7 +2010,7 @@ type PutJoinTokenRecord struct {
 
 func (x *PutJoinTokenRecord) Reset() {
 	*x = PutJoinTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[18]
+	mi := &file_gw_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +2022,7 @@ func (x *PutJoinTokenRecord) String() string {
 func (*PutJoinTokenRecord) ProtoMessage() {}
 
 func (x *PutJoinTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[18]
+	mi := &file_gw_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +2035,7 @@ func (x *PutJoinTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutJoinTokenRecord.ProtoReflect.Descriptor instead.
 func (*PutJoinTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PutJoinTokenRecord) GetJoinToken() *JoinTokenRecord {
@@ -1689,7 +2054,7 @@ type DeleteJoinTokenRecord struct {
 
 func (x *DeleteJoinTokenRecord) Reset() {
 	*x = DeleteJoinTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[19]
+	mi := &file_gw_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +2066,7 @@ func (x *DeleteJoinTokenRecord) String() string {
 func (*DeleteJoinTokenRecord) ProtoMessage() {}
 
 func (x *DeleteJoinTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[19]
+	mi := &file_gw_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +2079,7 @@ func (x *DeleteJoinTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJoinTokenRecord.ProtoReflect.Descriptor instead.
 func (*DeleteJoinTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteJoinTokenRecord) GetId() string {
@@ -1735,7 +2100,7 @@ type EnrollEdge struct {
 
 func (x *EnrollEdge) Reset() {
 	*x = EnrollEdge{}
-	mi := &file_gw_v1_log_proto_msgTypes[20]
+	mi := &file_gw_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +2112,7 @@ func (x *EnrollEdge) String() string {
 func (*EnrollEdge) ProtoMessage() {}
 
 func (x *EnrollEdge) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[20]
+	mi := &file_gw_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +2125,7 @@ func (x *EnrollEdge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollEdge.ProtoReflect.Descriptor instead.
 func (*EnrollEdge) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EnrollEdge) GetJoinTokenId() string {
@@ -1787,7 +2152,7 @@ type UpdateEdges struct {
 
 func (x *UpdateEdges) Reset() {
 	*x = UpdateEdges{}
-	mi := &file_gw_v1_log_proto_msgTypes[21]
+	mi := &file_gw_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +2164,7 @@ func (x *UpdateEdges) String() string {
 func (*UpdateEdges) ProtoMessage() {}
 
 func (x *UpdateEdges) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[21]
+	mi := &file_gw_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2177,7 @@ func (x *UpdateEdges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateEdges.ProtoReflect.Descriptor instead.
 func (*UpdateEdges) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdateEdges) GetEdges() []*EdgeRecord {
@@ -1831,7 +2196,7 @@ type RemoveEdgeRecord struct {
 
 func (x *RemoveEdgeRecord) Reset() {
 	*x = RemoveEdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[22]
+	mi := &file_gw_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +2208,7 @@ func (x *RemoveEdgeRecord) String() string {
 func (*RemoveEdgeRecord) ProtoMessage() {}
 
 func (x *RemoveEdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[22]
+	mi := &file_gw_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +2221,7 @@ func (x *RemoveEdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEdgeRecord.ProtoReflect.Descriptor instead.
 func (*RemoveEdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveEdgeRecord) GetId() string {
@@ -1877,7 +2242,7 @@ type PutUserRecord struct {
 
 func (x *PutUserRecord) Reset() {
 	*x = PutUserRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[23]
+	mi := &file_gw_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1889,7 +2254,7 @@ func (x *PutUserRecord) String() string {
 func (*PutUserRecord) ProtoMessage() {}
 
 func (x *PutUserRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[23]
+	mi := &file_gw_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1902,7 +2267,7 @@ func (x *PutUserRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutUserRecord.ProtoReflect.Descriptor instead.
 func (*PutUserRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PutUserRecord) GetUser() *UserRecord {
@@ -1928,7 +2293,7 @@ type PutSessionRecord struct {
 
 func (x *PutSessionRecord) Reset() {
 	*x = PutSessionRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[24]
+	mi := &file_gw_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +2305,7 @@ func (x *PutSessionRecord) String() string {
 func (*PutSessionRecord) ProtoMessage() {}
 
 func (x *PutSessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[24]
+	mi := &file_gw_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2318,7 @@ func (x *PutSessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSessionRecord.ProtoReflect.Descriptor instead.
 func (*PutSessionRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PutSessionRecord) GetSession() *SessionRecord {
@@ -1972,7 +2337,7 @@ type DeleteSessionRecord struct {
 
 func (x *DeleteSessionRecord) Reset() {
 	*x = DeleteSessionRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[25]
+	mi := &file_gw_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2349,7 @@ func (x *DeleteSessionRecord) String() string {
 func (*DeleteSessionRecord) ProtoMessage() {}
 
 func (x *DeleteSessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[25]
+	mi := &file_gw_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2362,7 @@ func (x *DeleteSessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRecord.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeleteSessionRecord) GetTokenHash() []byte {
@@ -2018,7 +2383,7 @@ type EnrollHub struct {
 
 func (x *EnrollHub) Reset() {
 	*x = EnrollHub{}
-	mi := &file_gw_v1_log_proto_msgTypes[26]
+	mi := &file_gw_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2395,7 @@ func (x *EnrollHub) String() string {
 func (*EnrollHub) ProtoMessage() {}
 
 func (x *EnrollHub) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[26]
+	mi := &file_gw_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2408,7 @@ func (x *EnrollHub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollHub.ProtoReflect.Descriptor instead.
 func (*EnrollHub) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EnrollHub) GetJoinTokenId() string {
@@ -2070,7 +2435,7 @@ type PutHubRecord struct {
 
 func (x *PutHubRecord) Reset() {
 	*x = PutHubRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[27]
+	mi := &file_gw_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2447,7 @@ func (x *PutHubRecord) String() string {
 func (*PutHubRecord) ProtoMessage() {}
 
 func (x *PutHubRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[27]
+	mi := &file_gw_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2460,7 @@ func (x *PutHubRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutHubRecord.ProtoReflect.Descriptor instead.
 func (*PutHubRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutHubRecord) GetHub() *HubRecord {
@@ -2115,7 +2480,7 @@ type RemoveHubRecord struct {
 
 func (x *RemoveHubRecord) Reset() {
 	*x = RemoveHubRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[28]
+	mi := &file_gw_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2127,7 +2492,7 @@ func (x *RemoveHubRecord) String() string {
 func (*RemoveHubRecord) ProtoMessage() {}
 
 func (x *RemoveHubRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[28]
+	mi := &file_gw_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2140,7 +2505,7 @@ func (x *RemoveHubRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHubRecord.ProtoReflect.Descriptor instead.
 func (*RemoveHubRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveHubRecord) GetId() string {
@@ -2159,7 +2524,7 @@ type Beacon struct {
 
 func (x *Beacon) Reset() {
 	*x = Beacon{}
-	mi := &file_gw_v1_log_proto_msgTypes[29]
+	mi := &file_gw_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2536,7 @@ func (x *Beacon) String() string {
 func (*Beacon) ProtoMessage() {}
 
 func (x *Beacon) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[29]
+	mi := &file_gw_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2549,7 @@ func (x *Beacon) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beacon.ProtoReflect.Descriptor instead.
 func (*Beacon) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 // RaiseEpoch follows an offline recovery, in which acknowledged changes may have been lost.
@@ -2198,7 +2563,7 @@ type RaiseEpoch struct {
 
 func (x *RaiseEpoch) Reset() {
 	*x = RaiseEpoch{}
-	mi := &file_gw_v1_log_proto_msgTypes[30]
+	mi := &file_gw_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2210,7 +2575,7 @@ func (x *RaiseEpoch) String() string {
 func (*RaiseEpoch) ProtoMessage() {}
 
 func (x *RaiseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[30]
+	mi := &file_gw_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2223,7 +2588,7 @@ func (x *RaiseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseEpoch.ProtoReflect.Descriptor instead.
 func (*RaiseEpoch) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RaiseEpoch) GetAtLeast() uint64 {
@@ -2253,7 +2618,7 @@ type ClusterRecord struct {
 
 func (x *ClusterRecord) Reset() {
 	*x = ClusterRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[31]
+	mi := &file_gw_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2630,7 @@ func (x *ClusterRecord) String() string {
 func (*ClusterRecord) ProtoMessage() {}
 
 func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[31]
+	mi := &file_gw_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2643,7 @@ func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRecord.ProtoReflect.Descriptor instead.
 func (*ClusterRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ClusterRecord) GetClusterId() string {
@@ -2376,7 +2741,7 @@ type ResourceRecord struct {
 
 func (x *ResourceRecord) Reset() {
 	*x = ResourceRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[32]
+	mi := &file_gw_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2753,7 @@ func (x *ResourceRecord) String() string {
 func (*ResourceRecord) ProtoMessage() {}
 
 func (x *ResourceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[32]
+	mi := &file_gw_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2766,7 @@ func (x *ResourceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRecord.ProtoReflect.Descriptor instead.
 func (*ResourceRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResourceRecord) GetKind() string {
@@ -2489,7 +2854,7 @@ type AppRecord struct {
 
 func (x *AppRecord) Reset() {
 	*x = AppRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[33]
+	mi := &file_gw_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2866,7 @@ func (x *AppRecord) String() string {
 func (*AppRecord) ProtoMessage() {}
 
 func (x *AppRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[33]
+	mi := &file_gw_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2879,7 @@ func (x *AppRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppRecord.ProtoReflect.Descriptor instead.
 func (*AppRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AppRecord) GetId() string {
@@ -2584,7 +2949,7 @@ type TokenRecord struct {
 
 func (x *TokenRecord) Reset() {
 	*x = TokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[34]
+	mi := &file_gw_v1_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2596,7 +2961,7 @@ func (x *TokenRecord) String() string {
 func (*TokenRecord) ProtoMessage() {}
 
 func (x *TokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[34]
+	mi := &file_gw_v1_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2609,7 +2974,7 @@ func (x *TokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRecord.ProtoReflect.Descriptor instead.
 func (*TokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TokenRecord) GetId() string {
@@ -2684,7 +3049,7 @@ type SecretRecord struct {
 
 func (x *SecretRecord) Reset() {
 	*x = SecretRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[35]
+	mi := &file_gw_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2696,7 +3061,7 @@ func (x *SecretRecord) String() string {
 func (*SecretRecord) ProtoMessage() {}
 
 func (x *SecretRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[35]
+	mi := &file_gw_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2709,7 +3074,7 @@ func (x *SecretRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretRecord.ProtoReflect.Descriptor instead.
 func (*SecretRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SecretRecord) GetNamespace() string {
@@ -2772,7 +3137,7 @@ type JoinTokenRecord struct {
 
 func (x *JoinTokenRecord) Reset() {
 	*x = JoinTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[36]
+	mi := &file_gw_v1_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2784,7 +3149,7 @@ func (x *JoinTokenRecord) String() string {
 func (*JoinTokenRecord) ProtoMessage() {}
 
 func (x *JoinTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[36]
+	mi := &file_gw_v1_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2797,7 +3162,7 @@ func (x *JoinTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenRecord.ProtoReflect.Descriptor instead.
 func (*JoinTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *JoinTokenRecord) GetId() string {
@@ -2885,13 +3250,15 @@ type EdgeRecord struct {
 	LoadedRelease       uint64 `protobuf:"varint,10,opt,name=loaded_release,json=loadedRelease,proto3" json:"loaded_release,omitempty"`
 	LoadedChecksum      []byte `protobuf:"bytes,11,opt,name=loaded_checksum,json=loadedChecksum,proto3" json:"loaded_checksum,omitempty"`
 	Ephemeral           bool   `protobuf:"varint,12,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Why it could not load a release, while it can't.
+	Failure       *LoadFailure `protobuf:"bytes,30,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EdgeRecord) Reset() {
 	*x = EdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[37]
+	mi := &file_gw_v1_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2903,7 +3270,7 @@ func (x *EdgeRecord) String() string {
 func (*EdgeRecord) ProtoMessage() {}
 
 func (x *EdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[37]
+	mi := &file_gw_v1_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2916,7 +3283,7 @@ func (x *EdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeRecord.ProtoReflect.Descriptor instead.
 func (*EdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *EdgeRecord) GetId() string {
@@ -3003,6 +3370,498 @@ func (x *EdgeRecord) GetEphemeral() bool {
 	return false
 }
 
+func (x *EdgeRecord) GetFailure() *LoadFailure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+// LoadFailure is what the registry keeps of an ApplyError.
+type LoadFailure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Release       uint64                 `protobuf:"varint,2,opt,name=release,proto3" json:"release,omitempty"`
+	Code          string                 `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"`
+	Kind          string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name          string                 `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	Field         string                 `protobuf:"bytes,6,opt,name=field,proto3" json:"field,omitempty"`
+	Message       string                 `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadFailure) Reset() {
+	*x = LoadFailure{}
+	mi := &file_gw_v1_log_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadFailure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadFailure) ProtoMessage() {}
+
+func (x *LoadFailure) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadFailure.ProtoReflect.Descriptor instead.
+func (*LoadFailure) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *LoadFailure) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *LoadFailure) GetRelease() uint64 {
+	if x != nil {
+		return x.Release
+	}
+	return 0
+}
+
+func (x *LoadFailure) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *LoadFailure) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *LoadFailure) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LoadFailure) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *LoadFailure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// PushRecord is one push or rollback that made a release.
+type PushRecord struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Number    uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Epoch     uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	CreatedAt int64                  `protobuf:"varint,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	CreatedBy string                 `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	Note      string                 `protobuf:"bytes,5,opt,name=note,proto3" json:"note,omitempty"`
+	// It was a rollback, to the releases of this push; 0: to those before the targets.
+	Rollback   bool   `protobuf:"varint,6,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	RollbackTo uint64 `protobuf:"varint,7,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`
+	BreakGlass bool   `protobuf:"varint,8,opt,name=break_glass,json=breakGlass,proto3" json:"break_glass,omitempty"`
+	// In scope, those left alone too. Sorted by namespace.
+	Namespaces []*NamespacePush `protobuf:"bytes,9,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	// The edges it is for are no longer named, only counted.
+	Counted       bool `protobuf:"varint,10,opt,name=counted,proto3" json:"counted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushRecord) Reset() {
+	*x = PushRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushRecord) ProtoMessage() {}
+
+func (x *PushRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushRecord.ProtoReflect.Descriptor instead.
+func (*PushRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *PushRecord) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *PushRecord) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PushRecord) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *PushRecord) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *PushRecord) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *PushRecord) GetRollback() bool {
+	if x != nil {
+		return x.Rollback
+	}
+	return false
+}
+
+func (x *PushRecord) GetRollbackTo() uint64 {
+	if x != nil {
+		return x.RollbackTo
+	}
+	return 0
+}
+
+func (x *PushRecord) GetBreakGlass() bool {
+	if x != nil {
+		return x.BreakGlass
+	}
+	return false
+}
+
+func (x *PushRecord) GetNamespaces() []*NamespacePush {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *PushRecord) GetCounted() bool {
+	if x != nil {
+		return x.Counted
+	}
+	return false
+}
+
+type NamespacePush struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Released  bool                   `protobuf:"varint,2,opt,name=released,proto3" json:"released,omitempty"`
+	// Of its release; of the one it has, if none was made.
+	Release  uint64 `protobuf:"varint,3,opt,name=release,proto3" json:"release,omitempty"`
+	Checksum []byte `protobuf:"bytes,4,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	Created  uint32 `protobuf:"varint,5,opt,name=created,proto3" json:"created,omitempty"`
+	Updated  uint32 `protobuf:"varint,6,opt,name=updated,proto3" json:"updated,omitempty"`
+	Deleted  uint32 `protobuf:"varint,7,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// Edges it is for, and, once they are no longer named, those that loaded it and those that could not.
+	Edges         uint32 `protobuf:"varint,8,opt,name=edges,proto3" json:"edges,omitempty"`
+	Loaded        uint32 `protobuf:"varint,9,opt,name=loaded,proto3" json:"loaded,omitempty"`
+	Failed        uint32 `protobuf:"varint,10,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespacePush) Reset() {
+	*x = NamespacePush{}
+	mi := &file_gw_v1_log_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespacePush) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespacePush) ProtoMessage() {}
+
+func (x *NamespacePush) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespacePush.ProtoReflect.Descriptor instead.
+func (*NamespacePush) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *NamespacePush) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *NamespacePush) GetReleased() bool {
+	if x != nil {
+		return x.Released
+	}
+	return false
+}
+
+func (x *NamespacePush) GetRelease() uint64 {
+	if x != nil {
+		return x.Release
+	}
+	return 0
+}
+
+func (x *NamespacePush) GetChecksum() []byte {
+	if x != nil {
+		return x.Checksum
+	}
+	return nil
+}
+
+func (x *NamespacePush) GetCreated() uint32 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *NamespacePush) GetUpdated() uint32 {
+	if x != nil {
+		return x.Updated
+	}
+	return 0
+}
+
+func (x *NamespacePush) GetDeleted() uint32 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
+func (x *NamespacePush) GetEdges() uint32 {
+	if x != nil {
+		return x.Edges
+	}
+	return 0
+}
+
+func (x *NamespacePush) GetLoaded() uint32 {
+	if x != nil {
+		return x.Loaded
+	}
+	return 0
+}
+
+func (x *NamespacePush) GetFailed() uint32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+// PushEdgeRecord is one edge that a push is for, and what became of it there.
+type PushEdgeRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Push          uint64                 `protobuf:"varint,1,opt,name=push,proto3" json:"push,omitempty"`
+	Edge          string                 `protobuf:"bytes,2,opt,name=edge,proto3" json:"edge,omitempty"`
+	Namespace     string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Outcome       PushOutcome            `protobuf:"varint,4,opt,name=outcome,proto3,enum=gw.v1.PushOutcome" json:"outcome,omitempty"`
+	At            int64                  `protobuf:"varint,5,opt,name=at,proto3" json:"at,omitempty"`
+	Failure       *LoadFailure           `protobuf:"bytes,6,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushEdgeRecord) Reset() {
+	*x = PushEdgeRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushEdgeRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushEdgeRecord) ProtoMessage() {}
+
+func (x *PushEdgeRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushEdgeRecord.ProtoReflect.Descriptor instead.
+func (*PushEdgeRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *PushEdgeRecord) GetPush() uint64 {
+	if x != nil {
+		return x.Push
+	}
+	return 0
+}
+
+func (x *PushEdgeRecord) GetEdge() string {
+	if x != nil {
+		return x.Edge
+	}
+	return ""
+}
+
+func (x *PushEdgeRecord) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PushEdgeRecord) GetOutcome() PushOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return PushOutcome_PUSH_OUTCOME_UNSPECIFIED
+}
+
+func (x *PushEdgeRecord) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *PushEdgeRecord) GetFailure() *LoadFailure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+// FreezeRecord keeps pushes of a namespace from being made; "" is every namespace.
+type FreezeRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	At            int64                  `protobuf:"varint,4,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeRecord) Reset() {
+	*x = FreezeRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeRecord) ProtoMessage() {}
+
+func (x *FreezeRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeRecord.ProtoReflect.Descriptor instead.
+func (*FreezeRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *FreezeRecord) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *FreezeRecord) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *FreezeRecord) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *FreezeRecord) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
 type HubRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3018,7 +3877,7 @@ type HubRecord struct {
 
 func (x *HubRecord) Reset() {
 	*x = HubRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[38]
+	mi := &file_gw_v1_log_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3889,7 @@ func (x *HubRecord) String() string {
 func (*HubRecord) ProtoMessage() {}
 
 func (x *HubRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[38]
+	mi := &file_gw_v1_log_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3902,7 @@ func (x *HubRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HubRecord.ProtoReflect.Descriptor instead.
 func (*HubRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *HubRecord) GetId() string {
@@ -3102,7 +3961,7 @@ type UserRecord struct {
 
 func (x *UserRecord) Reset() {
 	*x = UserRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[39]
+	mi := &file_gw_v1_log_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3114,7 +3973,7 @@ func (x *UserRecord) String() string {
 func (*UserRecord) ProtoMessage() {}
 
 func (x *UserRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[39]
+	mi := &file_gw_v1_log_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3127,7 +3986,7 @@ func (x *UserRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRecord.ProtoReflect.Descriptor instead.
 func (*UserRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{39}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UserRecord) GetName() string {
@@ -3178,7 +4037,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[40]
+	mi := &file_gw_v1_log_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3190,7 +4049,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[40]
+	mi := &file_gw_v1_log_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3203,7 +4062,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{40}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SessionRecord) GetTokenHash() []byte {
@@ -3251,7 +4110,7 @@ type AccessChangeRecord struct {
 
 func (x *AccessChangeRecord) Reset() {
 	*x = AccessChangeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[41]
+	mi := &file_gw_v1_log_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3263,7 +4122,7 @@ func (x *AccessChangeRecord) String() string {
 func (*AccessChangeRecord) ProtoMessage() {}
 
 func (x *AccessChangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[41]
+	mi := &file_gw_v1_log_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3276,7 +4135,7 @@ func (x *AccessChangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessChangeRecord.ProtoReflect.Descriptor instead.
 func (*AccessChangeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{41}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AccessChangeRecord) GetVersion() uint64 {
@@ -3374,7 +4233,7 @@ type SecretName struct {
 
 func (x *SecretName) Reset() {
 	*x = SecretName{}
-	mi := &file_gw_v1_log_proto_msgTypes[42]
+	mi := &file_gw_v1_log_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3386,7 +4245,7 @@ func (x *SecretName) String() string {
 func (*SecretName) ProtoMessage() {}
 
 func (x *SecretName) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[42]
+	mi := &file_gw_v1_log_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3399,7 +4258,7 @@ func (x *SecretName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretName.ProtoReflect.Descriptor instead.
 func (*SecretName) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{42}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SecretName) GetNamespace() string {
@@ -3433,7 +4292,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[43]
+	mi := &file_gw_v1_log_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3445,7 +4304,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[43]
+	mi := &file_gw_v1_log_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3458,7 +4317,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{43}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -3523,7 +4382,7 @@ type IdempotencyRecord struct {
 
 func (x *IdempotencyRecord) Reset() {
 	*x = IdempotencyRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[44]
+	mi := &file_gw_v1_log_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3535,7 +4394,7 @@ func (x *IdempotencyRecord) String() string {
 func (*IdempotencyRecord) ProtoMessage() {}
 
 func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[44]
+	mi := &file_gw_v1_log_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3548,7 +4407,7 @@ func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdempotencyRecord.ProtoReflect.Descriptor instead.
 func (*IdempotencyRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{44}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *IdempotencyRecord) GetActor() string {
@@ -3598,7 +4457,7 @@ type StagedBlob struct {
 
 func (x *StagedBlob) Reset() {
 	*x = StagedBlob{}
-	mi := &file_gw_v1_log_proto_msgTypes[45]
+	mi := &file_gw_v1_log_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3610,7 +4469,7 @@ func (x *StagedBlob) String() string {
 func (*StagedBlob) ProtoMessage() {}
 
 func (x *StagedBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[45]
+	mi := &file_gw_v1_log_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3623,7 +4482,7 @@ func (x *StagedBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StagedBlob.ProtoReflect.Descriptor instead.
 func (*StagedBlob) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{45}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StagedBlob) GetStage() string {
@@ -3672,7 +4531,7 @@ type ReleaseRecord struct {
 
 func (x *ReleaseRecord) Reset() {
 	*x = ReleaseRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[46]
+	mi := &file_gw_v1_log_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3684,7 +4543,7 @@ func (x *ReleaseRecord) String() string {
 func (*ReleaseRecord) ProtoMessage() {}
 
 func (x *ReleaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[46]
+	mi := &file_gw_v1_log_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3697,7 +4556,7 @@ func (x *ReleaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRecord.ProtoReflect.Descriptor instead.
 func (*ReleaseRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{46}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ReleaseRecord) GetNamespace() string {
@@ -3776,7 +4635,7 @@ type ReleaseEntry struct {
 
 func (x *ReleaseEntry) Reset() {
 	*x = ReleaseEntry{}
-	mi := &file_gw_v1_log_proto_msgTypes[47]
+	mi := &file_gw_v1_log_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3788,7 +4647,7 @@ func (x *ReleaseEntry) String() string {
 func (*ReleaseEntry) ProtoMessage() {}
 
 func (x *ReleaseEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[47]
+	mi := &file_gw_v1_log_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +4660,7 @@ func (x *ReleaseEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseEntry.ProtoReflect.Descriptor instead.
 func (*ReleaseEntry) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{47}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReleaseEntry) GetKind() string {
@@ -3851,7 +4710,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_gw_v1_log_proto_msgTypes[48]
+	mi := &file_gw_v1_log_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3863,7 +4722,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[48]
+	mi := &file_gw_v1_log_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3876,7 +4735,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{48}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -3904,7 +4763,7 @@ var File_gw_v1_log_proto protoreflect.FileDescriptor
 
 const file_gw_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x0fgw/v1/log.proto\x12\x05gw.v1\x1a\x11gw/v1/error.proto\"\xb4\f\n" +
+	"\x0fgw/v1/log.proto\x12\x05gw.v1\x1a\x11gw/v1/error.proto\"\xfa\r\n" +
 	"\aCommand\x12#\n" +
 	"\rfeature_level\x18\x01 \x01(\rR\ffeatureLevel\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12'\n" +
@@ -3945,7 +4804,10 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"remove_hub\x18% \x01(\v2\x16.gw.v1.RemoveHubRecordH\x00R\tremoveHub\x12'\n" +
 	"\x06beacon\x18& \x01(\v2\r.gw.v1.BeaconH\x00R\x06beacon\x124\n" +
 	"\vraise_epoch\x18' \x01(\v2\x11.gw.v1.RaiseEpochH\x00R\n" +
-	"raiseEpochB\x06\n" +
+	"raiseEpoch\x12F\n" +
+	"\x11rollback_releases\x18( \x01(\v2\x17.gw.v1.RollbackReleasesH\x00R\x10rollbackReleases\x12:\n" +
+	"\rfreeze_pushes\x18) \x01(\v2\x13.gw.v1.FreezePushesH\x00R\ffreezePushes\x12@\n" +
+	"\x0funfreeze_pushes\x18* \x01(\v2\x15.gw.v1.UnfreezePushesH\x00R\x0eunfreezePushesB\x06\n" +
 	"\x04body\"\x84\x02\n" +
 	"\x06Result\x12(\n" +
 	"\arefusal\x18\x01 \x01(\v2\x0e.gw.v1.RefusalR\arefusal\x12\x14\n" +
@@ -3990,13 +4852,38 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\asecrets\x18\v \x03(\tR\asecrets\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x85\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa6\x01\n" +
 	"\fPushReleases\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\tR\x04note\x128\n" +
 	"\n" +
 	"namespaces\x18\x02 \x03(\v2\x18.gw.v1.NamespaceChecksumR\n" +
 	"namespaces\x12'\n" +
-	"\x0fconfirm_removal\x18\x03 \x01(\bR\x0econfirmRemoval\"M\n" +
+	"\x0fconfirm_removal\x18\x03 \x01(\bR\x0econfirmRemoval\x12\x1f\n" +
+	"\vbreak_glass\x18\x04 \x01(\bR\n" +
+	"breakGlass\"\xba\x01\n" +
+	"\x10RollbackReleases\x12\x12\n" +
+	"\x04note\x18\x01 \x01(\tR\x04note\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x04R\x02to\x128\n" +
+	"\n" +
+	"namespaces\x18\x03 \x03(\v2\x18.gw.v1.RollbackNamespaceR\n" +
+	"namespaces\x12'\n" +
+	"\x0fconfirm_removal\x18\x04 \x01(\bR\x0econfirmRemoval\x12\x1f\n" +
+	"\vbreak_glass\x18\x05 \x01(\bR\n" +
+	"breakGlass\"}\n" +
+	"\x11RollbackNamespace\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\x04R\x06source\x12\x1a\n" +
+	"\bchecksum\x18\x03 \x01(\fR\bchecksum\x12\x16\n" +
+	"\x06target\x18\x04 \x01(\x04R\x06target\"F\n" +
+	"\fFreezePushes\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x01 \x03(\tR\n" +
+	"namespaces\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"0\n" +
+	"\x0eUnfreezePushes\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x01 \x03(\tR\n" +
+	"namespaces\"M\n" +
 	"\x11NamespaceChecksum\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bchecksum\x18\x02 \x01(\fR\bchecksum\"^\n" +
@@ -4138,7 +5025,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	" \x01(\bR\tephemeral\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xef\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9d\x04\n" +
 	"\n" +
 	"EdgeRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
@@ -4154,10 +5041,62 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x0eloaded_release\x18\n" +
 	" \x01(\x04R\rloadedRelease\x12'\n" +
 	"\x0floaded_checksum\x18\v \x01(\fR\x0eloadedChecksum\x12\x1c\n" +
-	"\tephemeral\x18\f \x01(\bR\tephemeral\x1a9\n" +
+	"\tephemeral\x18\f \x01(\bR\tephemeral\x12,\n" +
+	"\afailure\x18\x1e \x01(\v2\x12.gw.v1.LoadFailureR\afailure\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xab\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x01\n" +
+	"\vLoadFailure\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x18\n" +
+	"\arelease\x18\x02 \x01(\x04R\arelease\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\tR\x04code\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12\x14\n" +
+	"\x05field\x18\x06 \x01(\tR\x05field\x12\x18\n" +
+	"\amessage\x18\a \x01(\tR\amessage\"\xba\x02\n" +
+	"\n" +
+	"PushRecord\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x03 \x01(\x03R\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x04 \x01(\tR\tcreatedBy\x12\x12\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\x12\x1a\n" +
+	"\brollback\x18\x06 \x01(\bR\brollback\x12\x1f\n" +
+	"\vrollback_to\x18\a \x01(\x04R\n" +
+	"rollbackTo\x12\x1f\n" +
+	"\vbreak_glass\x18\b \x01(\bR\n" +
+	"breakGlass\x124\n" +
+	"\n" +
+	"namespaces\x18\t \x03(\v2\x14.gw.v1.NamespacePushR\n" +
+	"namespaces\x12\x18\n" +
+	"\acounted\x18\n" +
+	" \x01(\bR\acounted\"\x93\x02\n" +
+	"\rNamespacePush\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\breleased\x18\x02 \x01(\bR\breleased\x12\x18\n" +
+	"\arelease\x18\x03 \x01(\x04R\arelease\x12\x1a\n" +
+	"\bchecksum\x18\x04 \x01(\fR\bchecksum\x12\x18\n" +
+	"\acreated\x18\x05 \x01(\rR\acreated\x12\x18\n" +
+	"\aupdated\x18\x06 \x01(\rR\aupdated\x12\x18\n" +
+	"\adeleted\x18\a \x01(\rR\adeleted\x12\x14\n" +
+	"\x05edges\x18\b \x01(\rR\x05edges\x12\x16\n" +
+	"\x06loaded\x18\t \x01(\rR\x06loaded\x12\x16\n" +
+	"\x06failed\x18\n" +
+	" \x01(\rR\x06failed\"\xc2\x01\n" +
+	"\x0ePushEdgeRecord\x12\x12\n" +
+	"\x04push\x18\x01 \x01(\x04R\x04push\x12\x12\n" +
+	"\x04edge\x18\x02 \x01(\tR\x04edge\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12,\n" +
+	"\aoutcome\x18\x04 \x01(\x0e2\x12.gw.v1.PushOutcomeR\aoutcome\x12\x0e\n" +
+	"\x02at\x18\x05 \x01(\x03R\x02at\x12,\n" +
+	"\afailure\x18\x06 \x01(\v2\x12.gw.v1.LoadFailureR\afailure\"d\n" +
+	"\fFreezeRecord\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x0e\n" +
+	"\x02at\x18\x04 \x01(\x03R\x02at\"\xab\x01\n" +
 	"\tHubRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -4247,7 +5186,14 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x19REFUSAL_CODE_PRECONDITION\x10\x04\x12\x18\n" +
 	"\x14REFUSAL_CODE_INVALID\x10\x05\x12\x17\n" +
 	"\x13REFUSAL_CODE_DENIED\x10\x06\x12\x1a\n" +
-	"\x16REFUSAL_CODE_TOO_LARGE\x10\aB\\\n" +
+	"\x16REFUSAL_CODE_TOO_LARGE\x10\a*\xae\x01\n" +
+	"\vPushOutcome\x12\x1c\n" +
+	"\x18PUSH_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14PUSH_OUTCOME_WAITING\x10\x01\x12\x17\n" +
+	"\x13PUSH_OUTCOME_LOADED\x10\x02\x12\x17\n" +
+	"\x13PUSH_OUTCOME_FAILED\x10\x03\x12\x1b\n" +
+	"\x17PUSH_OUTCOME_SUPERSEDED\x10\x04\x12\x18\n" +
+	"\x14PUSH_OUTCOME_REMOVED\x10\x05B\\\n" +
 	"\tcom.gw.v1B\bLogProtoP\x01Z\x10gw/rpc/gwv1;gwv1\xa2\x02\x03GXX\xaa\x02\x05Gw.V1\xca\x02\x05Gw\\V1\xe2\x02\x11Gw\\V1\\GPBMetadata\xea\x02\x06Gw::V1b\x06proto3"
 
 var (
@@ -4262,121 +5208,139 @@ func file_gw_v1_log_proto_rawDescGZIP() []byte {
 	return file_gw_v1_log_proto_rawDescData
 }
 
-var file_gw_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_gw_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_gw_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_gw_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_gw_v1_log_proto_goTypes = []any{
 	(RefusalCode)(0),              // 0: gw.v1.RefusalCode
-	(*Command)(nil),               // 1: gw.v1.Command
-	(*Result)(nil),                // 2: gw.v1.Result
-	(*Refusal)(nil),               // 3: gw.v1.Refusal
-	(*Bootstrap)(nil),             // 4: gw.v1.Bootstrap
-	(*OpenTerm)(nil),              // 5: gw.v1.OpenTerm
-	(*StageBlobs)(nil),            // 6: gw.v1.StageBlobs
-	(*ChangeResources)(nil),       // 7: gw.v1.ChangeResources
-	(*ResourceEdit)(nil),          // 8: gw.v1.ResourceEdit
-	(*PushReleases)(nil),          // 9: gw.v1.PushReleases
-	(*NamespaceChecksum)(nil),     // 10: gw.v1.NamespaceChecksum
-	(*PushedReleases)(nil),        // 11: gw.v1.PushedReleases
-	(*PushedRelease)(nil),         // 12: gw.v1.PushedRelease
-	(*PutAppRecord)(nil),          // 13: gw.v1.PutAppRecord
-	(*DeleteAppRecord)(nil),       // 14: gw.v1.DeleteAppRecord
-	(*PutTokenRecord)(nil),        // 15: gw.v1.PutTokenRecord
-	(*RevokeTokenRecord)(nil),     // 16: gw.v1.RevokeTokenRecord
-	(*PutSecretRecord)(nil),       // 17: gw.v1.PutSecretRecord
-	(*DeleteSecretRecord)(nil),    // 18: gw.v1.DeleteSecretRecord
-	(*PutJoinTokenRecord)(nil),    // 19: gw.v1.PutJoinTokenRecord
-	(*DeleteJoinTokenRecord)(nil), // 20: gw.v1.DeleteJoinTokenRecord
-	(*EnrollEdge)(nil),            // 21: gw.v1.EnrollEdge
-	(*UpdateEdges)(nil),           // 22: gw.v1.UpdateEdges
-	(*RemoveEdgeRecord)(nil),      // 23: gw.v1.RemoveEdgeRecord
-	(*PutUserRecord)(nil),         // 24: gw.v1.PutUserRecord
-	(*PutSessionRecord)(nil),      // 25: gw.v1.PutSessionRecord
-	(*DeleteSessionRecord)(nil),   // 26: gw.v1.DeleteSessionRecord
-	(*EnrollHub)(nil),             // 27: gw.v1.EnrollHub
-	(*PutHubRecord)(nil),          // 28: gw.v1.PutHubRecord
-	(*RemoveHubRecord)(nil),       // 29: gw.v1.RemoveHubRecord
-	(*Beacon)(nil),                // 30: gw.v1.Beacon
-	(*RaiseEpoch)(nil),            // 31: gw.v1.RaiseEpoch
-	(*ClusterRecord)(nil),         // 32: gw.v1.ClusterRecord
-	(*ResourceRecord)(nil),        // 33: gw.v1.ResourceRecord
-	(*AppRecord)(nil),             // 34: gw.v1.AppRecord
-	(*TokenRecord)(nil),           // 35: gw.v1.TokenRecord
-	(*SecretRecord)(nil),          // 36: gw.v1.SecretRecord
-	(*JoinTokenRecord)(nil),       // 37: gw.v1.JoinTokenRecord
-	(*EdgeRecord)(nil),            // 38: gw.v1.EdgeRecord
-	(*HubRecord)(nil),             // 39: gw.v1.HubRecord
-	(*UserRecord)(nil),            // 40: gw.v1.UserRecord
-	(*SessionRecord)(nil),         // 41: gw.v1.SessionRecord
-	(*AccessChangeRecord)(nil),    // 42: gw.v1.AccessChangeRecord
-	(*SecretName)(nil),            // 43: gw.v1.SecretName
-	(*AuditRecord)(nil),           // 44: gw.v1.AuditRecord
-	(*IdempotencyRecord)(nil),     // 45: gw.v1.IdempotencyRecord
-	(*StagedBlob)(nil),            // 46: gw.v1.StagedBlob
-	(*ReleaseRecord)(nil),         // 47: gw.v1.ReleaseRecord
-	(*ReleaseEntry)(nil),          // 48: gw.v1.ReleaseEntry
-	(*SnapshotHeader)(nil),        // 49: gw.v1.SnapshotHeader
-	nil,                           // 50: gw.v1.ResourceEdit.LabelsEntry
-	nil,                           // 51: gw.v1.ResourceRecord.LabelsEntry
-	nil,                           // 52: gw.v1.JoinTokenRecord.LabelsEntry
-	nil,                           // 53: gw.v1.EdgeRecord.LabelsEntry
-	(*ErrorDetail)(nil),           // 54: gw.v1.ErrorDetail
+	(PushOutcome)(0),              // 1: gw.v1.PushOutcome
+	(*Command)(nil),               // 2: gw.v1.Command
+	(*Result)(nil),                // 3: gw.v1.Result
+	(*Refusal)(nil),               // 4: gw.v1.Refusal
+	(*Bootstrap)(nil),             // 5: gw.v1.Bootstrap
+	(*OpenTerm)(nil),              // 6: gw.v1.OpenTerm
+	(*StageBlobs)(nil),            // 7: gw.v1.StageBlobs
+	(*ChangeResources)(nil),       // 8: gw.v1.ChangeResources
+	(*ResourceEdit)(nil),          // 9: gw.v1.ResourceEdit
+	(*PushReleases)(nil),          // 10: gw.v1.PushReleases
+	(*RollbackReleases)(nil),      // 11: gw.v1.RollbackReleases
+	(*RollbackNamespace)(nil),     // 12: gw.v1.RollbackNamespace
+	(*FreezePushes)(nil),          // 13: gw.v1.FreezePushes
+	(*UnfreezePushes)(nil),        // 14: gw.v1.UnfreezePushes
+	(*NamespaceChecksum)(nil),     // 15: gw.v1.NamespaceChecksum
+	(*PushedReleases)(nil),        // 16: gw.v1.PushedReleases
+	(*PushedRelease)(nil),         // 17: gw.v1.PushedRelease
+	(*PutAppRecord)(nil),          // 18: gw.v1.PutAppRecord
+	(*DeleteAppRecord)(nil),       // 19: gw.v1.DeleteAppRecord
+	(*PutTokenRecord)(nil),        // 20: gw.v1.PutTokenRecord
+	(*RevokeTokenRecord)(nil),     // 21: gw.v1.RevokeTokenRecord
+	(*PutSecretRecord)(nil),       // 22: gw.v1.PutSecretRecord
+	(*DeleteSecretRecord)(nil),    // 23: gw.v1.DeleteSecretRecord
+	(*PutJoinTokenRecord)(nil),    // 24: gw.v1.PutJoinTokenRecord
+	(*DeleteJoinTokenRecord)(nil), // 25: gw.v1.DeleteJoinTokenRecord
+	(*EnrollEdge)(nil),            // 26: gw.v1.EnrollEdge
+	(*UpdateEdges)(nil),           // 27: gw.v1.UpdateEdges
+	(*RemoveEdgeRecord)(nil),      // 28: gw.v1.RemoveEdgeRecord
+	(*PutUserRecord)(nil),         // 29: gw.v1.PutUserRecord
+	(*PutSessionRecord)(nil),      // 30: gw.v1.PutSessionRecord
+	(*DeleteSessionRecord)(nil),   // 31: gw.v1.DeleteSessionRecord
+	(*EnrollHub)(nil),             // 32: gw.v1.EnrollHub
+	(*PutHubRecord)(nil),          // 33: gw.v1.PutHubRecord
+	(*RemoveHubRecord)(nil),       // 34: gw.v1.RemoveHubRecord
+	(*Beacon)(nil),                // 35: gw.v1.Beacon
+	(*RaiseEpoch)(nil),            // 36: gw.v1.RaiseEpoch
+	(*ClusterRecord)(nil),         // 37: gw.v1.ClusterRecord
+	(*ResourceRecord)(nil),        // 38: gw.v1.ResourceRecord
+	(*AppRecord)(nil),             // 39: gw.v1.AppRecord
+	(*TokenRecord)(nil),           // 40: gw.v1.TokenRecord
+	(*SecretRecord)(nil),          // 41: gw.v1.SecretRecord
+	(*JoinTokenRecord)(nil),       // 42: gw.v1.JoinTokenRecord
+	(*EdgeRecord)(nil),            // 43: gw.v1.EdgeRecord
+	(*LoadFailure)(nil),           // 44: gw.v1.LoadFailure
+	(*PushRecord)(nil),            // 45: gw.v1.PushRecord
+	(*NamespacePush)(nil),         // 46: gw.v1.NamespacePush
+	(*PushEdgeRecord)(nil),        // 47: gw.v1.PushEdgeRecord
+	(*FreezeRecord)(nil),          // 48: gw.v1.FreezeRecord
+	(*HubRecord)(nil),             // 49: gw.v1.HubRecord
+	(*UserRecord)(nil),            // 50: gw.v1.UserRecord
+	(*SessionRecord)(nil),         // 51: gw.v1.SessionRecord
+	(*AccessChangeRecord)(nil),    // 52: gw.v1.AccessChangeRecord
+	(*SecretName)(nil),            // 53: gw.v1.SecretName
+	(*AuditRecord)(nil),           // 54: gw.v1.AuditRecord
+	(*IdempotencyRecord)(nil),     // 55: gw.v1.IdempotencyRecord
+	(*StagedBlob)(nil),            // 56: gw.v1.StagedBlob
+	(*ReleaseRecord)(nil),         // 57: gw.v1.ReleaseRecord
+	(*ReleaseEntry)(nil),          // 58: gw.v1.ReleaseEntry
+	(*SnapshotHeader)(nil),        // 59: gw.v1.SnapshotHeader
+	nil,                           // 60: gw.v1.ResourceEdit.LabelsEntry
+	nil,                           // 61: gw.v1.ResourceRecord.LabelsEntry
+	nil,                           // 62: gw.v1.JoinTokenRecord.LabelsEntry
+	nil,                           // 63: gw.v1.EdgeRecord.LabelsEntry
+	(*ErrorDetail)(nil),           // 64: gw.v1.ErrorDetail
 }
 var file_gw_v1_log_proto_depIdxs = []int32{
-	4,  // 0: gw.v1.Command.bootstrap:type_name -> gw.v1.Bootstrap
-	5,  // 1: gw.v1.Command.open_term:type_name -> gw.v1.OpenTerm
-	6,  // 2: gw.v1.Command.stage_blobs:type_name -> gw.v1.StageBlobs
-	7,  // 3: gw.v1.Command.change_resources:type_name -> gw.v1.ChangeResources
-	9,  // 4: gw.v1.Command.push_releases:type_name -> gw.v1.PushReleases
-	13, // 5: gw.v1.Command.put_app:type_name -> gw.v1.PutAppRecord
-	14, // 6: gw.v1.Command.delete_app:type_name -> gw.v1.DeleteAppRecord
-	15, // 7: gw.v1.Command.put_token:type_name -> gw.v1.PutTokenRecord
-	16, // 8: gw.v1.Command.revoke_token:type_name -> gw.v1.RevokeTokenRecord
-	17, // 9: gw.v1.Command.put_secret:type_name -> gw.v1.PutSecretRecord
-	18, // 10: gw.v1.Command.delete_secret:type_name -> gw.v1.DeleteSecretRecord
-	19, // 11: gw.v1.Command.put_join_token:type_name -> gw.v1.PutJoinTokenRecord
-	20, // 12: gw.v1.Command.delete_join_token:type_name -> gw.v1.DeleteJoinTokenRecord
-	21, // 13: gw.v1.Command.enroll_edge:type_name -> gw.v1.EnrollEdge
-	22, // 14: gw.v1.Command.update_edges:type_name -> gw.v1.UpdateEdges
-	23, // 15: gw.v1.Command.remove_edge:type_name -> gw.v1.RemoveEdgeRecord
-	24, // 16: gw.v1.Command.put_user:type_name -> gw.v1.PutUserRecord
-	25, // 17: gw.v1.Command.put_session:type_name -> gw.v1.PutSessionRecord
-	26, // 18: gw.v1.Command.delete_session:type_name -> gw.v1.DeleteSessionRecord
-	27, // 19: gw.v1.Command.enroll_hub:type_name -> gw.v1.EnrollHub
-	28, // 20: gw.v1.Command.put_hub:type_name -> gw.v1.PutHubRecord
-	29, // 21: gw.v1.Command.remove_hub:type_name -> gw.v1.RemoveHubRecord
-	30, // 22: gw.v1.Command.beacon:type_name -> gw.v1.Beacon
-	31, // 23: gw.v1.Command.raise_epoch:type_name -> gw.v1.RaiseEpoch
-	3,  // 24: gw.v1.Result.refusal:type_name -> gw.v1.Refusal
-	11, // 25: gw.v1.Result.push:type_name -> gw.v1.PushedReleases
-	0,  // 26: gw.v1.Refusal.code:type_name -> gw.v1.RefusalCode
-	54, // 27: gw.v1.Refusal.detail:type_name -> gw.v1.ErrorDetail
-	8,  // 28: gw.v1.ChangeResources.edits:type_name -> gw.v1.ResourceEdit
-	50, // 29: gw.v1.ResourceEdit.labels:type_name -> gw.v1.ResourceEdit.LabelsEntry
-	10, // 30: gw.v1.PushReleases.namespaces:type_name -> gw.v1.NamespaceChecksum
-	12, // 31: gw.v1.PushedReleases.namespaces:type_name -> gw.v1.PushedRelease
-	34, // 32: gw.v1.PutAppRecord.app:type_name -> gw.v1.AppRecord
-	35, // 33: gw.v1.PutTokenRecord.token:type_name -> gw.v1.TokenRecord
-	36, // 34: gw.v1.PutSecretRecord.secret:type_name -> gw.v1.SecretRecord
-	37, // 35: gw.v1.PutJoinTokenRecord.join_token:type_name -> gw.v1.JoinTokenRecord
-	38, // 36: gw.v1.EnrollEdge.edge:type_name -> gw.v1.EdgeRecord
-	38, // 37: gw.v1.UpdateEdges.edges:type_name -> gw.v1.EdgeRecord
-	40, // 38: gw.v1.PutUserRecord.user:type_name -> gw.v1.UserRecord
-	41, // 39: gw.v1.PutSessionRecord.session:type_name -> gw.v1.SessionRecord
-	39, // 40: gw.v1.EnrollHub.hub:type_name -> gw.v1.HubRecord
-	39, // 41: gw.v1.PutHubRecord.hub:type_name -> gw.v1.HubRecord
-	51, // 42: gw.v1.ResourceRecord.labels:type_name -> gw.v1.ResourceRecord.LabelsEntry
-	52, // 43: gw.v1.JoinTokenRecord.labels:type_name -> gw.v1.JoinTokenRecord.LabelsEntry
-	53, // 44: gw.v1.EdgeRecord.labels:type_name -> gw.v1.EdgeRecord.LabelsEntry
-	43, // 45: gw.v1.AccessChangeRecord.changed_secret:type_name -> gw.v1.SecretName
-	2,  // 46: gw.v1.IdempotencyRecord.result:type_name -> gw.v1.Result
-	48, // 47: gw.v1.ReleaseRecord.upserts:type_name -> gw.v1.ReleaseEntry
-	48, // 48: gw.v1.ReleaseRecord.removals:type_name -> gw.v1.ReleaseEntry
-	32, // 49: gw.v1.SnapshotHeader.cluster:type_name -> gw.v1.ClusterRecord
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	5,  // 0: gw.v1.Command.bootstrap:type_name -> gw.v1.Bootstrap
+	6,  // 1: gw.v1.Command.open_term:type_name -> gw.v1.OpenTerm
+	7,  // 2: gw.v1.Command.stage_blobs:type_name -> gw.v1.StageBlobs
+	8,  // 3: gw.v1.Command.change_resources:type_name -> gw.v1.ChangeResources
+	10, // 4: gw.v1.Command.push_releases:type_name -> gw.v1.PushReleases
+	18, // 5: gw.v1.Command.put_app:type_name -> gw.v1.PutAppRecord
+	19, // 6: gw.v1.Command.delete_app:type_name -> gw.v1.DeleteAppRecord
+	20, // 7: gw.v1.Command.put_token:type_name -> gw.v1.PutTokenRecord
+	21, // 8: gw.v1.Command.revoke_token:type_name -> gw.v1.RevokeTokenRecord
+	22, // 9: gw.v1.Command.put_secret:type_name -> gw.v1.PutSecretRecord
+	23, // 10: gw.v1.Command.delete_secret:type_name -> gw.v1.DeleteSecretRecord
+	24, // 11: gw.v1.Command.put_join_token:type_name -> gw.v1.PutJoinTokenRecord
+	25, // 12: gw.v1.Command.delete_join_token:type_name -> gw.v1.DeleteJoinTokenRecord
+	26, // 13: gw.v1.Command.enroll_edge:type_name -> gw.v1.EnrollEdge
+	27, // 14: gw.v1.Command.update_edges:type_name -> gw.v1.UpdateEdges
+	28, // 15: gw.v1.Command.remove_edge:type_name -> gw.v1.RemoveEdgeRecord
+	29, // 16: gw.v1.Command.put_user:type_name -> gw.v1.PutUserRecord
+	30, // 17: gw.v1.Command.put_session:type_name -> gw.v1.PutSessionRecord
+	31, // 18: gw.v1.Command.delete_session:type_name -> gw.v1.DeleteSessionRecord
+	32, // 19: gw.v1.Command.enroll_hub:type_name -> gw.v1.EnrollHub
+	33, // 20: gw.v1.Command.put_hub:type_name -> gw.v1.PutHubRecord
+	34, // 21: gw.v1.Command.remove_hub:type_name -> gw.v1.RemoveHubRecord
+	35, // 22: gw.v1.Command.beacon:type_name -> gw.v1.Beacon
+	36, // 23: gw.v1.Command.raise_epoch:type_name -> gw.v1.RaiseEpoch
+	11, // 24: gw.v1.Command.rollback_releases:type_name -> gw.v1.RollbackReleases
+	13, // 25: gw.v1.Command.freeze_pushes:type_name -> gw.v1.FreezePushes
+	14, // 26: gw.v1.Command.unfreeze_pushes:type_name -> gw.v1.UnfreezePushes
+	4,  // 27: gw.v1.Result.refusal:type_name -> gw.v1.Refusal
+	16, // 28: gw.v1.Result.push:type_name -> gw.v1.PushedReleases
+	0,  // 29: gw.v1.Refusal.code:type_name -> gw.v1.RefusalCode
+	64, // 30: gw.v1.Refusal.detail:type_name -> gw.v1.ErrorDetail
+	9,  // 31: gw.v1.ChangeResources.edits:type_name -> gw.v1.ResourceEdit
+	60, // 32: gw.v1.ResourceEdit.labels:type_name -> gw.v1.ResourceEdit.LabelsEntry
+	15, // 33: gw.v1.PushReleases.namespaces:type_name -> gw.v1.NamespaceChecksum
+	12, // 34: gw.v1.RollbackReleases.namespaces:type_name -> gw.v1.RollbackNamespace
+	17, // 35: gw.v1.PushedReleases.namespaces:type_name -> gw.v1.PushedRelease
+	39, // 36: gw.v1.PutAppRecord.app:type_name -> gw.v1.AppRecord
+	40, // 37: gw.v1.PutTokenRecord.token:type_name -> gw.v1.TokenRecord
+	41, // 38: gw.v1.PutSecretRecord.secret:type_name -> gw.v1.SecretRecord
+	42, // 39: gw.v1.PutJoinTokenRecord.join_token:type_name -> gw.v1.JoinTokenRecord
+	43, // 40: gw.v1.EnrollEdge.edge:type_name -> gw.v1.EdgeRecord
+	43, // 41: gw.v1.UpdateEdges.edges:type_name -> gw.v1.EdgeRecord
+	50, // 42: gw.v1.PutUserRecord.user:type_name -> gw.v1.UserRecord
+	51, // 43: gw.v1.PutSessionRecord.session:type_name -> gw.v1.SessionRecord
+	49, // 44: gw.v1.EnrollHub.hub:type_name -> gw.v1.HubRecord
+	49, // 45: gw.v1.PutHubRecord.hub:type_name -> gw.v1.HubRecord
+	61, // 46: gw.v1.ResourceRecord.labels:type_name -> gw.v1.ResourceRecord.LabelsEntry
+	62, // 47: gw.v1.JoinTokenRecord.labels:type_name -> gw.v1.JoinTokenRecord.LabelsEntry
+	63, // 48: gw.v1.EdgeRecord.labels:type_name -> gw.v1.EdgeRecord.LabelsEntry
+	44, // 49: gw.v1.EdgeRecord.failure:type_name -> gw.v1.LoadFailure
+	46, // 50: gw.v1.PushRecord.namespaces:type_name -> gw.v1.NamespacePush
+	1,  // 51: gw.v1.PushEdgeRecord.outcome:type_name -> gw.v1.PushOutcome
+	44, // 52: gw.v1.PushEdgeRecord.failure:type_name -> gw.v1.LoadFailure
+	53, // 53: gw.v1.AccessChangeRecord.changed_secret:type_name -> gw.v1.SecretName
+	3,  // 54: gw.v1.IdempotencyRecord.result:type_name -> gw.v1.Result
+	58, // 55: gw.v1.ReleaseRecord.upserts:type_name -> gw.v1.ReleaseEntry
+	58, // 56: gw.v1.ReleaseRecord.removals:type_name -> gw.v1.ReleaseEntry
+	37, // 57: gw.v1.SnapshotHeader.cluster:type_name -> gw.v1.ClusterRecord
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_log_proto_init() }
@@ -4410,8 +5374,11 @@ func file_gw_v1_log_proto_init() {
 		(*Command_RemoveHub)(nil),
 		(*Command_Beacon)(nil),
 		(*Command_RaiseEpoch)(nil),
+		(*Command_RollbackReleases)(nil),
+		(*Command_FreezePushes)(nil),
+		(*Command_UnfreezePushes)(nil),
 	}
-	file_gw_v1_log_proto_msgTypes[41].OneofWrappers = []any{
+	file_gw_v1_log_proto_msgTypes[50].OneofWrappers = []any{
 		(*AccessChangeRecord_RevokedToken)(nil),
 		(*AccessChangeRecord_ChangedApp)(nil),
 		(*AccessChangeRecord_DeletedApp)(nil),
@@ -4422,8 +5389,8 @@ func file_gw_v1_log_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_log_proto_rawDesc), len(file_gw_v1_log_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   53,
+			NumEnums:      2,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

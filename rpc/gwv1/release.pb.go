@@ -24,6 +24,68 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type EdgeOutcome int32
+
+const (
+	EdgeOutcome_EDGE_OUTCOME_UNSPECIFIED EdgeOutcome = 0
+	EdgeOutcome_EDGE_OUTCOME_WAITING     EdgeOutcome = 1
+	EdgeOutcome_EDGE_OUTCOME_LOADED      EdgeOutcome = 2
+	EdgeOutcome_EDGE_OUTCOME_FAILED      EdgeOutcome = 3
+	EdgeOutcome_EDGE_OUTCOME_SUPERSEDED  EdgeOutcome = 4
+	EdgeOutcome_EDGE_OUTCOME_REMOVED     EdgeOutcome = 5
+	// Waiting, and not connected: it gets it when it returns.
+	EdgeOutcome_EDGE_OUTCOME_OFFLINE EdgeOutcome = 6
+)
+
+// Enum value maps for EdgeOutcome.
+var (
+	EdgeOutcome_name = map[int32]string{
+		0: "EDGE_OUTCOME_UNSPECIFIED",
+		1: "EDGE_OUTCOME_WAITING",
+		2: "EDGE_OUTCOME_LOADED",
+		3: "EDGE_OUTCOME_FAILED",
+		4: "EDGE_OUTCOME_SUPERSEDED",
+		5: "EDGE_OUTCOME_REMOVED",
+		6: "EDGE_OUTCOME_OFFLINE",
+	}
+	EdgeOutcome_value = map[string]int32{
+		"EDGE_OUTCOME_UNSPECIFIED": 0,
+		"EDGE_OUTCOME_WAITING":     1,
+		"EDGE_OUTCOME_LOADED":      2,
+		"EDGE_OUTCOME_FAILED":      3,
+		"EDGE_OUTCOME_SUPERSEDED":  4,
+		"EDGE_OUTCOME_REMOVED":     5,
+		"EDGE_OUTCOME_OFFLINE":     6,
+	}
+)
+
+func (x EdgeOutcome) Enum() *EdgeOutcome {
+	p := new(EdgeOutcome)
+	*p = x
+	return p
+}
+
+func (x EdgeOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EdgeOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_gw_v1_release_proto_enumTypes[0].Descriptor()
+}
+
+func (EdgeOutcome) Type() protoreflect.EnumType {
+	return &file_gw_v1_release_proto_enumTypes[0]
+}
+
+func (x EdgeOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EdgeOutcome.Descriptor instead.
+func (EdgeOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{0}
+}
+
 // Scope names the namespaces a push is for. None: all. "global" means all.
 type Scope struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -70,8 +132,12 @@ func (x *Scope) GetNamespaces() []string {
 }
 
 type PreviewPushRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Scope         *Scope                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Scope *Scope                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	// Say what a rollback would change, instead of a push.
+	Rollback bool `protobuf:"varint,2,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	// With rollback: as RollbackRequest.to.
+	RollbackTo    uint64 `protobuf:"varint,3,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -113,13 +179,29 @@ func (x *PreviewPushRequest) GetScope() *Scope {
 	return nil
 }
 
+func (x *PreviewPushRequest) GetRollback() bool {
+	if x != nil {
+		return x.Rollback
+	}
+	return false
+}
+
+func (x *PreviewPushRequest) GetRollbackTo() uint64 {
+	if x != nil {
+		return x.RollbackTo
+	}
+	return 0
+}
+
 type PreviewPushResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Give it to Push to release exactly this.
 	Base       string              `protobuf:"bytes,1,opt,name=base,proto3" json:"base,omitempty"`
 	Namespaces []*NamespacePreview `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
 	// What would keep the push from being accepted, as it would say it.
-	Problems      []string `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []string `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	// What keeps pushes of this scope from being made; part of the problems too.
+	Freezes       []*PushFreeze `protobuf:"bytes,4,rep,name=freezes,proto3" json:"freezes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -175,6 +257,13 @@ func (x *PreviewPushResponse) GetProblems() []string {
 	return nil
 }
 
+func (x *PreviewPushResponse) GetFreezes() []*PushFreeze {
+	if x != nil {
+		return x.Freezes
+	}
+	return nil
+}
+
 type NamespacePreview struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -189,8 +278,10 @@ type NamespacePreview struct {
 	// Edges of the namespace that are registered, and those of them that are connected.
 	Edges          uint32 `protobuf:"varint,8,opt,name=edges,proto3" json:"edges,omitempty"`
 	ConnectedEdges uint32 `protobuf:"varint,9,opt,name=connected_edges,json=connectedEdges,proto3" json:"connected_edges,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The release whose content a rollback brings back; 0: what is saved is released.
+	Source        uint64 `protobuf:"varint,10,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NamespacePreview) Reset() {
@@ -286,14 +377,23 @@ func (x *NamespacePreview) GetConnectedEdges() uint32 {
 	return 0
 }
 
+func (x *NamespacePreview) GetSource() uint64 {
+	if x != nil {
+		return x.Source
+	}
+	return 0
+}
+
 type ResourceChange struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Kind   string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Change Change                 `protobuf:"varint,3,opt,name=change,proto3,enum=gw.v1.Change" json:"change,omitempty"`
 	// The spec released and the spec saved; either may be absent.
-	Before        *structpb.Struct `protobuf:"bytes,4,opt,name=before,proto3" json:"before,omitempty"`
-	After         *structpb.Struct `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"`
+	Before *structpb.Struct `protobuf:"bytes,4,opt,name=before,proto3" json:"before,omitempty"`
+	After  *structpb.Struct `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"`
+	// What differs between them, field by field, when both are there.
+	Fields        []*FieldChange `protobuf:"bytes,6,rep,name=fields,proto3" json:"fields,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -363,6 +463,76 @@ func (x *ResourceChange) GetAfter() *structpb.Struct {
 	return nil
 }
 
+func (x *ResourceChange) GetFields() []*FieldChange {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+// FieldChange is one field of a spec that differs. Elements of lists are matched with equal ones first.
+type FieldChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As files have it: "spec.upstreams[0].url". An index is that in after, or in before if it is only there.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Absent: the field is only on the other side.
+	Before        *structpb.Value `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	After         *structpb.Value `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FieldChange) Reset() {
+	*x = FieldChange{}
+	mi := &file_gw_v1_release_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FieldChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FieldChange) ProtoMessage() {}
+
+func (x *FieldChange) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FieldChange.ProtoReflect.Descriptor instead.
+func (*FieldChange) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *FieldChange) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *FieldChange) GetBefore() *structpb.Value {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *FieldChange) GetAfter() *structpb.Value {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
 type PushRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Scope *Scope                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
@@ -372,13 +542,15 @@ type PushRequest struct {
 	Base string `protobuf:"bytes,3,opt,name=base,proto3" json:"base,omitempty"`
 	// Needed when the push removes more than half of a namespace's resources.
 	ConfirmRemoval bool `protobuf:"varint,4,opt,name=confirm_removal,json=confirmRemoval,proto3" json:"confirm_removal,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Push although pushes are frozen. Needs role admin, and a note.
+	BreakGlass    bool `protobuf:"varint,5,opt,name=break_glass,json=breakGlass,proto3" json:"break_glass,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[5]
+	mi := &file_gw_v1_release_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +562,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[5]
+	mi := &file_gw_v1_release_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +575,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{5}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PushRequest) GetScope() *Scope {
@@ -434,6 +606,101 @@ func (x *PushRequest) GetConfirmRemoval() bool {
 	return false
 }
 
+func (x *PushRequest) GetBreakGlass() bool {
+	if x != nil {
+		return x.BreakGlass
+	}
+	return false
+}
+
+type RollbackRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Scope *Scope                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	// Each namespace in scope gets what it had after this push; 0: what it had before its newest release.
+	To uint64 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	// Shown in the history.
+	Note string `protobuf:"bytes,3,opt,name=note,proto3" json:"note,omitempty"`
+	// From PreviewPush with rollback; if what would be released has changed since, the rollback is refused as "changed".
+	Base string `protobuf:"bytes,4,opt,name=base,proto3" json:"base,omitempty"`
+	// As for a push.
+	ConfirmRemoval bool `protobuf:"varint,5,opt,name=confirm_removal,json=confirmRemoval,proto3" json:"confirm_removal,omitempty"`
+	BreakGlass     bool `protobuf:"varint,6,opt,name=break_glass,json=breakGlass,proto3" json:"break_glass,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RollbackRequest) Reset() {
+	*x = RollbackRequest{}
+	mi := &file_gw_v1_release_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackRequest) ProtoMessage() {}
+
+func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
+func (*RollbackRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RollbackRequest) GetScope() *Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+func (x *RollbackRequest) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *RollbackRequest) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *RollbackRequest) GetBase() string {
+	if x != nil {
+		return x.Base
+	}
+	return ""
+}
+
+func (x *RollbackRequest) GetConfirmRemoval() bool {
+	if x != nil {
+		return x.ConfirmRemoval
+	}
+	return false
+}
+
+func (x *RollbackRequest) GetBreakGlass() bool {
+	if x != nil {
+		return x.BreakGlass
+	}
+	return false
+}
+
 type PushResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The push's number; 0 if nothing differed and no release was made.
@@ -445,7 +712,7 @@ type PushResponse struct {
 
 func (x *PushResponse) Reset() {
 	*x = PushResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[6]
+	mi := &file_gw_v1_release_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +724,7 @@ func (x *PushResponse) String() string {
 func (*PushResponse) ProtoMessage() {}
 
 func (x *PushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[6]
+	mi := &file_gw_v1_release_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +737,7 @@ func (x *PushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResponse.ProtoReflect.Descriptor instead.
 func (*PushResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{6}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PushResponse) GetNumber() uint64 {
@@ -503,7 +770,7 @@ type PushedNamespace struct {
 
 func (x *PushedNamespace) Reset() {
 	*x = PushedNamespace{}
-	mi := &file_gw_v1_release_proto_msgTypes[7]
+	mi := &file_gw_v1_release_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +782,7 @@ func (x *PushedNamespace) String() string {
 func (*PushedNamespace) ProtoMessage() {}
 
 func (x *PushedNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[7]
+	mi := &file_gw_v1_release_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +795,7 @@ func (x *PushedNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushedNamespace.ProtoReflect.Descriptor instead.
 func (*PushedNamespace) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{7}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PushedNamespace) GetNamespace() string {
@@ -589,7 +856,7 @@ type WatchPushRequest struct {
 
 func (x *WatchPushRequest) Reset() {
 	*x = WatchPushRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[8]
+	mi := &file_gw_v1_release_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -601,7 +868,7 @@ func (x *WatchPushRequest) String() string {
 func (*WatchPushRequest) ProtoMessage() {}
 
 func (x *WatchPushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[8]
+	mi := &file_gw_v1_release_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -614,7 +881,7 @@ func (x *WatchPushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPushRequest.ProtoReflect.Descriptor instead.
 func (*WatchPushRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{8}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchPushRequest) GetNumber() uint64 {
@@ -643,7 +910,7 @@ type WatchPushResponse struct {
 
 func (x *WatchPushResponse) Reset() {
 	*x = WatchPushResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[9]
+	mi := &file_gw_v1_release_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +922,7 @@ func (x *WatchPushResponse) String() string {
 func (*WatchPushResponse) ProtoMessage() {}
 
 func (x *WatchPushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[9]
+	mi := &file_gw_v1_release_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +935,7 @@ func (x *WatchPushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPushResponse.ProtoReflect.Descriptor instead.
 func (*WatchPushResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{9}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchPushResponse) GetNumber() uint64 {
@@ -737,7 +1004,7 @@ type PushFailure struct {
 
 func (x *PushFailure) Reset() {
 	*x = PushFailure{}
-	mi := &file_gw_v1_release_proto_msgTypes[10]
+	mi := &file_gw_v1_release_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +1016,7 @@ func (x *PushFailure) String() string {
 func (*PushFailure) ProtoMessage() {}
 
 func (x *PushFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[10]
+	mi := &file_gw_v1_release_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +1029,7 @@ func (x *PushFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushFailure.ProtoReflect.Descriptor instead.
 func (*PushFailure) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{10}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PushFailure) GetEdge() string {
@@ -791,7 +1058,7 @@ type ListReleasesRequest struct {
 
 func (x *ListReleasesRequest) Reset() {
 	*x = ListReleasesRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[11]
+	mi := &file_gw_v1_release_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +1070,7 @@ func (x *ListReleasesRequest) String() string {
 func (*ListReleasesRequest) ProtoMessage() {}
 
 func (x *ListReleasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[11]
+	mi := &file_gw_v1_release_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +1083,7 @@ func (x *ListReleasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReleasesRequest.ProtoReflect.Descriptor instead.
 func (*ListReleasesRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{11}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListReleasesRequest) GetNamespace() string {
@@ -842,7 +1109,7 @@ type ListReleasesResponse struct {
 
 func (x *ListReleasesResponse) Reset() {
 	*x = ListReleasesResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[12]
+	mi := &file_gw_v1_release_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1121,7 @@ func (x *ListReleasesResponse) String() string {
 func (*ListReleasesResponse) ProtoMessage() {}
 
 func (x *ListReleasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[12]
+	mi := &file_gw_v1_release_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1134,7 @@ func (x *ListReleasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReleasesResponse.ProtoReflect.Descriptor instead.
 func (*ListReleasesResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{12}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListReleasesResponse) GetReleases() []*Release {
@@ -896,7 +1163,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_gw_v1_release_proto_msgTypes[13]
+	mi := &file_gw_v1_release_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +1175,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[13]
+	mi := &file_gw_v1_release_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1188,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{13}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Release) GetNamespace() string {
@@ -994,23 +1261,908 @@ func (x *Release) GetTarget() bool {
 	return false
 }
 
+type ListPushesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: every namespace.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// 1 to 100; 0 means 20. Newest first.
+	Limit         uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPushesRequest) Reset() {
+	*x = ListPushesRequest{}
+	mi := &file_gw_v1_release_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPushesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPushesRequest) ProtoMessage() {}
+
+func (x *ListPushesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPushesRequest.ProtoReflect.Descriptor instead.
+func (*ListPushesRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListPushesRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ListPushesRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListPushesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pushes        []*PushSummary         `protobuf:"bytes,1,rep,name=pushes,proto3" json:"pushes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPushesResponse) Reset() {
+	*x = ListPushesResponse{}
+	mi := &file_gw_v1_release_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPushesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPushesResponse) ProtoMessage() {}
+
+func (x *ListPushesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPushesResponse.ProtoReflect.Descriptor instead.
+func (*ListPushesResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListPushesResponse) GetPushes() []*PushSummary {
+	if x != nil {
+		return x.Pushes
+	}
+	return nil
+}
+
+// PushSummary is a push or rollback that made a release, and how far it has come.
+type PushSummary struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Number    uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Epoch     uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	CreatedBy string                 `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	Note      string                 `protobuf:"bytes,5,opt,name=note,proto3" json:"note,omitempty"`
+	Rollback  bool                   `protobuf:"varint,6,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	// The push whose releases came back; 0: those before the targets.
+	RollbackTo uint64 `protobuf:"varint,7,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`
+	// It was made although pushes were frozen.
+	BreakGlass bool `protobuf:"varint,8,opt,name=break_glass,json=breakGlass,proto3" json:"break_glass,omitempty"`
+	// In scope, those left alone too.
+	Namespaces    []*PushedNamespace `protobuf:"bytes,9,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	Progress      *WatchPushResponse `protobuf:"bytes,10,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushSummary) Reset() {
+	*x = PushSummary{}
+	mi := &file_gw_v1_release_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushSummary) ProtoMessage() {}
+
+func (x *PushSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushSummary.ProtoReflect.Descriptor instead.
+func (*PushSummary) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PushSummary) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *PushSummary) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PushSummary) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *PushSummary) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *PushSummary) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *PushSummary) GetRollback() bool {
+	if x != nil {
+		return x.Rollback
+	}
+	return false
+}
+
+func (x *PushSummary) GetRollbackTo() uint64 {
+	if x != nil {
+		return x.RollbackTo
+	}
+	return 0
+}
+
+func (x *PushSummary) GetBreakGlass() bool {
+	if x != nil {
+		return x.BreakGlass
+	}
+	return false
+}
+
+func (x *PushSummary) GetNamespaces() []*PushedNamespace {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *PushSummary) GetProgress() *WatchPushResponse {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+type GetPushRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// 1 to 1,000; 0 means 100. Edges it failed at come first, then those that have yet to load it, then the others.
+	PageSize uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Edges to pass over.
+	Offset        uint32 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPushRequest) Reset() {
+	*x = GetPushRequest{}
+	mi := &file_gw_v1_release_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPushRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPushRequest) ProtoMessage() {}
+
+func (x *GetPushRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPushRequest.ProtoReflect.Descriptor instead.
+func (*GetPushRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GetPushRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *GetPushRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetPushRequest) GetOffset() uint32 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+type GetPushResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Push  *PushSummary           `protobuf:"bytes,1,opt,name=push,proto3" json:"push,omitempty"`
+	Edges []*PushedEdge          `protobuf:"bytes,2,rep,name=edges,proto3" json:"edges,omitempty"`
+	// Edges on all pages; 0 once only counts are kept, as for all but the newest pushes.
+	Total         uint32 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPushResponse) Reset() {
+	*x = GetPushResponse{}
+	mi := &file_gw_v1_release_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPushResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPushResponse) ProtoMessage() {}
+
+func (x *GetPushResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPushResponse.ProtoReflect.Descriptor instead.
+func (*GetPushResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GetPushResponse) GetPush() *PushSummary {
+	if x != nil {
+		return x.Push
+	}
+	return nil
+}
+
+func (x *GetPushResponse) GetEdges() []*PushedEdge {
+	if x != nil {
+		return x.Edges
+	}
+	return nil
+}
+
+func (x *GetPushResponse) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+// PushedEdge is one edge that a push is for.
+type PushedEdge struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Edge      string                 `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Outcome   EdgeOutcome            `protobuf:"varint,3,opt,name=outcome,proto3,enum=gw.v1.EdgeOutcome" json:"outcome,omitempty"`
+	// A sentence that says why.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When the outcome was recorded.
+	At            *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	Error         *ApplyError            `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushedEdge) Reset() {
+	*x = PushedEdge{}
+	mi := &file_gw_v1_release_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushedEdge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushedEdge) ProtoMessage() {}
+
+func (x *PushedEdge) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushedEdge.ProtoReflect.Descriptor instead.
+func (*PushedEdge) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PushedEdge) GetEdge() string {
+	if x != nil {
+		return x.Edge
+	}
+	return ""
+}
+
+func (x *PushedEdge) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PushedEdge) GetOutcome() EdgeOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return EdgeOutcome_EDGE_OUTCOME_UNSPECIFIED
+}
+
+func (x *PushedEdge) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PushedEdge) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *PushedEdge) GetError() *ApplyError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+type DiffReleasesRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// 0: the target.
+	From uint64 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	// 0: what is saved.
+	To            uint64 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffReleasesRequest) Reset() {
+	*x = DiffReleasesRequest{}
+	mi := &file_gw_v1_release_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffReleasesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffReleasesRequest) ProtoMessage() {}
+
+func (x *DiffReleasesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffReleasesRequest.ProtoReflect.Descriptor instead.
+func (*DiffReleasesRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DiffReleasesRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *DiffReleasesRequest) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *DiffReleasesRequest) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+type DiffReleasesResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Changes []*ResourceChange      `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// Checksums of both sides.
+	FromChecksum string `protobuf:"bytes,2,opt,name=from_checksum,json=fromChecksum,proto3" json:"from_checksum,omitempty"`
+	ToChecksum   string `protobuf:"bytes,3,opt,name=to_checksum,json=toChecksum,proto3" json:"to_checksum,omitempty"`
+	// The release compared from; 0: there is none yet.
+	From          uint64 `protobuf:"varint,4,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffReleasesResponse) Reset() {
+	*x = DiffReleasesResponse{}
+	mi := &file_gw_v1_release_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffReleasesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffReleasesResponse) ProtoMessage() {}
+
+func (x *DiffReleasesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffReleasesResponse.ProtoReflect.Descriptor instead.
+func (*DiffReleasesResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *DiffReleasesResponse) GetChanges() []*ResourceChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *DiffReleasesResponse) GetFromChecksum() string {
+	if x != nil {
+		return x.FromChecksum
+	}
+	return ""
+}
+
+func (x *DiffReleasesResponse) GetToChecksum() string {
+	if x != nil {
+		return x.ToChecksum
+	}
+	return ""
+}
+
+func (x *DiffReleasesResponse) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+type FreezeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// None, or "global": all, those of later too.
+	Scope *Scope `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	// Shown to who is refused.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeRequest) Reset() {
+	*x = FreezeRequest{}
+	mi := &file_gw_v1_release_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeRequest) ProtoMessage() {}
+
+func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
+func (*FreezeRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *FreezeRequest) GetScope() *Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+func (x *FreezeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type FreezeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeResponse) Reset() {
+	*x = FreezeResponse{}
+	mi := &file_gw_v1_release_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeResponse) ProtoMessage() {}
+
+func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
+func (*FreezeResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{25}
+}
+
+type UnfreezeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// None, or "global": the freeze of all.
+	Scope         *Scope `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeRequest) Reset() {
+	*x = UnfreezeRequest{}
+	mi := &file_gw_v1_release_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeRequest) ProtoMessage() {}
+
+func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeRequest.ProtoReflect.Descriptor instead.
+func (*UnfreezeRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *UnfreezeRequest) GetScope() *Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+type UnfreezeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeResponse) Reset() {
+	*x = UnfreezeResponse{}
+	mi := &file_gw_v1_release_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeResponse) ProtoMessage() {}
+
+func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeResponse.ProtoReflect.Descriptor instead.
+func (*UnfreezeResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{27}
+}
+
+type ListFreezesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFreezesRequest) Reset() {
+	*x = ListFreezesRequest{}
+	mi := &file_gw_v1_release_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFreezesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFreezesRequest) ProtoMessage() {}
+
+func (x *ListFreezesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFreezesRequest.ProtoReflect.Descriptor instead.
+func (*ListFreezesRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{28}
+}
+
+type ListFreezesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Freezes       []*PushFreeze          `protobuf:"bytes,1,rep,name=freezes,proto3" json:"freezes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFreezesResponse) Reset() {
+	*x = ListFreezesResponse{}
+	mi := &file_gw_v1_release_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFreezesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFreezesResponse) ProtoMessage() {}
+
+func (x *ListFreezesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFreezesResponse.ProtoReflect.Descriptor instead.
+func (*ListFreezesResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ListFreezesResponse) GetFreezes() []*PushFreeze {
+	if x != nil {
+		return x.Freezes
+	}
+	return nil
+}
+
+// PushFreeze keeps pushes of a namespace from being made.
+type PushFreeze struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: every namespace.
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushFreeze) Reset() {
+	*x = PushFreeze{}
+	mi := &file_gw_v1_release_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushFreeze) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushFreeze) ProtoMessage() {}
+
+func (x *PushFreeze) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushFreeze.ProtoReflect.Descriptor instead.
+func (*PushFreeze) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *PushFreeze) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PushFreeze) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PushFreeze) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *PushFreeze) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 var File_gw_v1_release_proto protoreflect.FileDescriptor
 
 const file_gw_v1_release_proto_rawDesc = "" +
 	"\n" +
-	"\x13gw/v1/release.proto\x12\x05gw.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12gw/v1/config.proto\"2\n" +
+	"\x13gw/v1/release.proto\x12\x05gw.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12gw/v1/config.proto\x1a\x11gw/v1/fleet.proto\"2\n" +
 	"\x05Scope\x12)\n" +
 	"\n" +
 	"namespaces\x18\x01 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\n" +
-	"namespaces\"8\n" +
+	"namespaces\"u\n" +
 	"\x12PreviewPushRequest\x12\"\n" +
-	"\x05scope\x18\x01 \x01(\v2\f.gw.v1.ScopeR\x05scope\"~\n" +
+	"\x05scope\x18\x01 \x01(\v2\f.gw.v1.ScopeR\x05scope\x12\x1a\n" +
+	"\brollback\x18\x02 \x01(\bR\brollback\x12\x1f\n" +
+	"\vrollback_to\x18\x03 \x01(\x04R\n" +
+	"rollbackTo\"\xab\x01\n" +
 	"\x13PreviewPushResponse\x12\x12\n" +
 	"\x04base\x18\x01 \x01(\tR\x04base\x127\n" +
 	"\n" +
 	"namespaces\x18\x02 \x03(\v2\x17.gw.v1.NamespacePreviewR\n" +
 	"namespaces\x12\x1a\n" +
-	"\bproblems\x18\x03 \x03(\tR\bproblems\"\xd9\x02\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\x12+\n" +
+	"\afreezes\x18\x04 \x03(\v2\x11.gw.v1.PushFreezeR\afreezes\"\xf1\x02\n" +
 	"\x10NamespacePreview\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\arelease\x18\x02 \x01(\x04R\arelease\x12+\n" +
@@ -1021,18 +2173,35 @@ const file_gw_v1_release_proto_rawDesc = "" +
 	"size_bytes\x18\x06 \x01(\x04R\tsizeBytes\x12$\n" +
 	"\x0emax_size_bytes\x18\a \x01(\x04R\fmaxSizeBytes\x12\x14\n" +
 	"\x05edges\x18\b \x01(\rR\x05edges\x12'\n" +
-	"\x0fconnected_edges\x18\t \x01(\rR\x0econnectedEdges\"\xbf\x01\n" +
+	"\x0fconnected_edges\x18\t \x01(\rR\x0econnectedEdges\x12\x16\n" +
+	"\x06source\x18\n" +
+	" \x01(\x04R\x06source\"\xeb\x01\n" +
 	"\x0eResourceChange\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
 	"\x06change\x18\x03 \x01(\x0e2\r.gw.v1.ChangeR\x06change\x12/\n" +
 	"\x06before\x18\x04 \x01(\v2\x17.google.protobuf.StructR\x06before\x12-\n" +
-	"\x05after\x18\x05 \x01(\v2\x17.google.protobuf.StructR\x05after\"\x8c\x01\n" +
+	"\x05after\x18\x05 \x01(\v2\x17.google.protobuf.StructR\x05after\x12*\n" +
+	"\x06fields\x18\x06 \x03(\v2\x12.gw.v1.FieldChangeR\x06fields\"\x7f\n" +
+	"\vFieldChange\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12.\n" +
+	"\x06before\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x06before\x12,\n" +
+	"\x05after\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\x05after\"\xad\x01\n" +
 	"\vPushRequest\x12\"\n" +
 	"\x05scope\x18\x01 \x01(\v2\f.gw.v1.ScopeR\x05scope\x12\x1c\n" +
 	"\x04note\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x04note\x12\x12\n" +
 	"\x04base\x18\x03 \x01(\tR\x04base\x12'\n" +
-	"\x0fconfirm_removal\x18\x04 \x01(\bR\x0econfirmRemoval\"^\n" +
+	"\x0fconfirm_removal\x18\x04 \x01(\bR\x0econfirmRemoval\x12\x1f\n" +
+	"\vbreak_glass\x18\x05 \x01(\bR\n" +
+	"breakGlass\"\xc1\x01\n" +
+	"\x0fRollbackRequest\x12\"\n" +
+	"\x05scope\x18\x01 \x01(\v2\f.gw.v1.ScopeR\x05scope\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x04R\x02to\x12\x1c\n" +
+	"\x04note\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x04note\x12\x12\n" +
+	"\x04base\x18\x04 \x01(\tR\x04base\x12'\n" +
+	"\x0fconfirm_removal\x18\x05 \x01(\bR\x0econfirmRemoval\x12\x1f\n" +
+	"\vbreak_glass\x18\x06 \x01(\bR\n" +
+	"breakGlass\"^\n" +
 	"\fPushResponse\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x126\n" +
 	"\n" +
@@ -1081,12 +2250,94 @@ const file_gw_v1_release_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\t \x01(\x04R\tsizeBytes\x12\x16\n" +
 	"\x06target\x18\n" +
-	" \x01(\bR\x06target2\x9c\x02\n" +
+	" \x01(\bR\x06target\"P\n" +
+	"\x11ListPushesRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1d\n" +
+	"\x05limit\x18\x02 \x01(\rB\a\xbaH\x04*\x02\x18dR\x05limit\"@\n" +
+	"\x12ListPushesResponse\x12*\n" +
+	"\x06pushes\x18\x01 \x03(\v2\x12.gw.v1.PushSummaryR\x06pushes\"\xf5\x02\n" +
+	"\vPushSummary\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x129\n" +
+	"\n" +
+	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x04 \x01(\tR\tcreatedBy\x12\x12\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\x12\x1a\n" +
+	"\brollback\x18\x06 \x01(\bR\brollback\x12\x1f\n" +
+	"\vrollback_to\x18\a \x01(\x04R\n" +
+	"rollbackTo\x12\x1f\n" +
+	"\vbreak_glass\x18\b \x01(\bR\n" +
+	"breakGlass\x126\n" +
+	"\n" +
+	"namespaces\x18\t \x03(\v2\x16.gw.v1.PushedNamespaceR\n" +
+	"namespaces\x124\n" +
+	"\bprogress\x18\n" +
+	" \x01(\v2\x18.gw.v1.WatchPushResponseR\bprogress\"p\n" +
+	"\x0eGetPushRequest\x12\x1f\n" +
+	"\x06number\x18\x01 \x01(\x04B\a\xbaH\x042\x02 \x00R\x06number\x12%\n" +
+	"\tpage_size\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\bpageSize\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\rR\x06offset\"x\n" +
+	"\x0fGetPushResponse\x12&\n" +
+	"\x04push\x18\x01 \x01(\v2\x12.gw.v1.PushSummaryR\x04push\x12'\n" +
+	"\x05edges\x18\x02 \x03(\v2\x11.gw.v1.PushedEdgeR\x05edges\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\rR\x05total\"\xd9\x01\n" +
+	"\n" +
+	"PushedEdge\x12\x12\n" +
+	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12,\n" +
+	"\aoutcome\x18\x03 \x01(\x0e2\x12.gw.v1.EdgeOutcomeR\aoutcome\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12*\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12'\n" +
+	"\x05error\x18\x06 \x01(\v2\x11.gw.v1.ApplyErrorR\x05error\"`\n" +
+	"\x13DiffReleasesRequest\x12%\n" +
+	"\tnamespace\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tnamespace\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x04R\x02to\"\xa1\x01\n" +
+	"\x14DiffReleasesResponse\x12/\n" +
+	"\achanges\x18\x01 \x03(\v2\x15.gw.v1.ResourceChangeR\achanges\x12#\n" +
+	"\rfrom_checksum\x18\x02 \x01(\tR\ffromChecksum\x12\x1f\n" +
+	"\vto_checksum\x18\x03 \x01(\tR\n" +
+	"toChecksum\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\x04R\x04from\"W\n" +
+	"\rFreezeRequest\x12\"\n" +
+	"\x05scope\x18\x01 \x01(\v2\f.gw.v1.ScopeR\x05scope\x12\"\n" +
+	"\x06reason\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\bR\x06reason\"\x10\n" +
+	"\x0eFreezeResponse\"5\n" +
+	"\x0fUnfreezeRequest\x12\"\n" +
+	"\x05scope\x18\x01 \x01(\v2\f.gw.v1.ScopeR\x05scope\"\x12\n" +
+	"\x10UnfreezeResponse\"\x14\n" +
+	"\x12ListFreezesRequest\"B\n" +
+	"\x13ListFreezesResponse\x12+\n" +
+	"\afreezes\x18\x01 \x03(\v2\x11.gw.v1.PushFreezeR\afreezes\"~\n" +
+	"\n" +
+	"PushFreeze\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at*\xc8\x01\n" +
+	"\vEdgeOutcome\x12\x1c\n" +
+	"\x18EDGE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14EDGE_OUTCOME_WAITING\x10\x01\x12\x17\n" +
+	"\x13EDGE_OUTCOME_LOADED\x10\x02\x12\x17\n" +
+	"\x13EDGE_OUTCOME_FAILED\x10\x03\x12\x1b\n" +
+	"\x17EDGE_OUTCOME_SUPERSEDED\x10\x04\x12\x18\n" +
+	"\x14EDGE_OUTCOME_REMOVED\x10\x05\x12\x18\n" +
+	"\x14EDGE_OUTCOME_OFFLINE\x10\x062\xe9\x05\n" +
 	"\x0eReleaseService\x12I\n" +
 	"\vPreviewPush\x12\x19.gw.v1.PreviewPushRequest\x1a\x1a.gw.v1.PreviewPushResponse\"\x03\x90\x02\x01\x12/\n" +
 	"\x04Push\x12\x12.gw.v1.PushRequest\x1a\x13.gw.v1.PushResponse\x12@\n" +
 	"\tWatchPush\x12\x17.gw.v1.WatchPushRequest\x1a\x18.gw.v1.WatchPushResponse0\x01\x12L\n" +
-	"\fListReleases\x12\x1a.gw.v1.ListReleasesRequest\x1a\x1b.gw.v1.ListReleasesResponse\"\x03\x90\x02\x01B`\n" +
+	"\fListReleases\x12\x1a.gw.v1.ListReleasesRequest\x1a\x1b.gw.v1.ListReleasesResponse\"\x03\x90\x02\x01\x127\n" +
+	"\bRollback\x12\x16.gw.v1.RollbackRequest\x1a\x13.gw.v1.PushResponse\x12F\n" +
+	"\n" +
+	"ListPushes\x12\x18.gw.v1.ListPushesRequest\x1a\x19.gw.v1.ListPushesResponse\"\x03\x90\x02\x01\x12=\n" +
+	"\aGetPush\x12\x15.gw.v1.GetPushRequest\x1a\x16.gw.v1.GetPushResponse\"\x03\x90\x02\x01\x12L\n" +
+	"\fDiffReleases\x12\x1a.gw.v1.DiffReleasesRequest\x1a\x1b.gw.v1.DiffReleasesResponse\"\x03\x90\x02\x01\x125\n" +
+	"\x06Freeze\x12\x14.gw.v1.FreezeRequest\x1a\x15.gw.v1.FreezeResponse\x12;\n" +
+	"\bUnfreeze\x12\x16.gw.v1.UnfreezeRequest\x1a\x17.gw.v1.UnfreezeResponse\x12I\n" +
+	"\vListFreezes\x12\x19.gw.v1.ListFreezesRequest\x1a\x1a.gw.v1.ListFreezesResponse\"\x03\x90\x02\x01B`\n" +
 	"\tcom.gw.v1B\fReleaseProtoP\x01Z\x10gw/rpc/gwv1;gwv1\xa2\x02\x03GXX\xaa\x02\x05Gw.V1\xca\x02\x05Gw\\V1\xe2\x02\x11Gw\\V1\\GPBMetadata\xea\x02\x06Gw::V1b\x06proto3"
 
 var (
@@ -1101,51 +2352,105 @@ func file_gw_v1_release_proto_rawDescGZIP() []byte {
 	return file_gw_v1_release_proto_rawDescData
 }
 
-var file_gw_v1_release_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_gw_v1_release_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_gw_v1_release_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_gw_v1_release_proto_goTypes = []any{
-	(*Scope)(nil),                 // 0: gw.v1.Scope
-	(*PreviewPushRequest)(nil),    // 1: gw.v1.PreviewPushRequest
-	(*PreviewPushResponse)(nil),   // 2: gw.v1.PreviewPushResponse
-	(*NamespacePreview)(nil),      // 3: gw.v1.NamespacePreview
-	(*ResourceChange)(nil),        // 4: gw.v1.ResourceChange
-	(*PushRequest)(nil),           // 5: gw.v1.PushRequest
-	(*PushResponse)(nil),          // 6: gw.v1.PushResponse
-	(*PushedNamespace)(nil),       // 7: gw.v1.PushedNamespace
-	(*WatchPushRequest)(nil),      // 8: gw.v1.WatchPushRequest
-	(*WatchPushResponse)(nil),     // 9: gw.v1.WatchPushResponse
-	(*PushFailure)(nil),           // 10: gw.v1.PushFailure
-	(*ListReleasesRequest)(nil),   // 11: gw.v1.ListReleasesRequest
-	(*ListReleasesResponse)(nil),  // 12: gw.v1.ListReleasesResponse
-	(*Release)(nil),               // 13: gw.v1.Release
-	(Change)(0),                   // 14: gw.v1.Change
-	(*structpb.Struct)(nil),       // 15: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(EdgeOutcome)(0),              // 0: gw.v1.EdgeOutcome
+	(*Scope)(nil),                 // 1: gw.v1.Scope
+	(*PreviewPushRequest)(nil),    // 2: gw.v1.PreviewPushRequest
+	(*PreviewPushResponse)(nil),   // 3: gw.v1.PreviewPushResponse
+	(*NamespacePreview)(nil),      // 4: gw.v1.NamespacePreview
+	(*ResourceChange)(nil),        // 5: gw.v1.ResourceChange
+	(*FieldChange)(nil),           // 6: gw.v1.FieldChange
+	(*PushRequest)(nil),           // 7: gw.v1.PushRequest
+	(*RollbackRequest)(nil),       // 8: gw.v1.RollbackRequest
+	(*PushResponse)(nil),          // 9: gw.v1.PushResponse
+	(*PushedNamespace)(nil),       // 10: gw.v1.PushedNamespace
+	(*WatchPushRequest)(nil),      // 11: gw.v1.WatchPushRequest
+	(*WatchPushResponse)(nil),     // 12: gw.v1.WatchPushResponse
+	(*PushFailure)(nil),           // 13: gw.v1.PushFailure
+	(*ListReleasesRequest)(nil),   // 14: gw.v1.ListReleasesRequest
+	(*ListReleasesResponse)(nil),  // 15: gw.v1.ListReleasesResponse
+	(*Release)(nil),               // 16: gw.v1.Release
+	(*ListPushesRequest)(nil),     // 17: gw.v1.ListPushesRequest
+	(*ListPushesResponse)(nil),    // 18: gw.v1.ListPushesResponse
+	(*PushSummary)(nil),           // 19: gw.v1.PushSummary
+	(*GetPushRequest)(nil),        // 20: gw.v1.GetPushRequest
+	(*GetPushResponse)(nil),       // 21: gw.v1.GetPushResponse
+	(*PushedEdge)(nil),            // 22: gw.v1.PushedEdge
+	(*DiffReleasesRequest)(nil),   // 23: gw.v1.DiffReleasesRequest
+	(*DiffReleasesResponse)(nil),  // 24: gw.v1.DiffReleasesResponse
+	(*FreezeRequest)(nil),         // 25: gw.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 26: gw.v1.FreezeResponse
+	(*UnfreezeRequest)(nil),       // 27: gw.v1.UnfreezeRequest
+	(*UnfreezeResponse)(nil),      // 28: gw.v1.UnfreezeResponse
+	(*ListFreezesRequest)(nil),    // 29: gw.v1.ListFreezesRequest
+	(*ListFreezesResponse)(nil),   // 30: gw.v1.ListFreezesResponse
+	(*PushFreeze)(nil),            // 31: gw.v1.PushFreeze
+	(Change)(0),                   // 32: gw.v1.Change
+	(*structpb.Struct)(nil),       // 33: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 34: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*ApplyError)(nil),            // 36: gw.v1.ApplyError
 }
 var file_gw_v1_release_proto_depIdxs = []int32{
-	0,  // 0: gw.v1.PreviewPushRequest.scope:type_name -> gw.v1.Scope
-	3,  // 1: gw.v1.PreviewPushResponse.namespaces:type_name -> gw.v1.NamespacePreview
-	4,  // 2: gw.v1.NamespacePreview.changes:type_name -> gw.v1.ResourceChange
-	14, // 3: gw.v1.ResourceChange.change:type_name -> gw.v1.Change
-	15, // 4: gw.v1.ResourceChange.before:type_name -> google.protobuf.Struct
-	15, // 5: gw.v1.ResourceChange.after:type_name -> google.protobuf.Struct
-	0,  // 6: gw.v1.PushRequest.scope:type_name -> gw.v1.Scope
-	7,  // 7: gw.v1.PushResponse.namespaces:type_name -> gw.v1.PushedNamespace
-	10, // 8: gw.v1.WatchPushResponse.failures:type_name -> gw.v1.PushFailure
-	13, // 9: gw.v1.ListReleasesResponse.releases:type_name -> gw.v1.Release
-	16, // 10: gw.v1.Release.created_at:type_name -> google.protobuf.Timestamp
-	1,  // 11: gw.v1.ReleaseService.PreviewPush:input_type -> gw.v1.PreviewPushRequest
-	5,  // 12: gw.v1.ReleaseService.Push:input_type -> gw.v1.PushRequest
-	8,  // 13: gw.v1.ReleaseService.WatchPush:input_type -> gw.v1.WatchPushRequest
-	11, // 14: gw.v1.ReleaseService.ListReleases:input_type -> gw.v1.ListReleasesRequest
-	2,  // 15: gw.v1.ReleaseService.PreviewPush:output_type -> gw.v1.PreviewPushResponse
-	6,  // 16: gw.v1.ReleaseService.Push:output_type -> gw.v1.PushResponse
-	9,  // 17: gw.v1.ReleaseService.WatchPush:output_type -> gw.v1.WatchPushResponse
-	12, // 18: gw.v1.ReleaseService.ListReleases:output_type -> gw.v1.ListReleasesResponse
-	15, // [15:19] is the sub-list for method output_type
-	11, // [11:15] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	1,  // 0: gw.v1.PreviewPushRequest.scope:type_name -> gw.v1.Scope
+	4,  // 1: gw.v1.PreviewPushResponse.namespaces:type_name -> gw.v1.NamespacePreview
+	31, // 2: gw.v1.PreviewPushResponse.freezes:type_name -> gw.v1.PushFreeze
+	5,  // 3: gw.v1.NamespacePreview.changes:type_name -> gw.v1.ResourceChange
+	32, // 4: gw.v1.ResourceChange.change:type_name -> gw.v1.Change
+	33, // 5: gw.v1.ResourceChange.before:type_name -> google.protobuf.Struct
+	33, // 6: gw.v1.ResourceChange.after:type_name -> google.protobuf.Struct
+	6,  // 7: gw.v1.ResourceChange.fields:type_name -> gw.v1.FieldChange
+	34, // 8: gw.v1.FieldChange.before:type_name -> google.protobuf.Value
+	34, // 9: gw.v1.FieldChange.after:type_name -> google.protobuf.Value
+	1,  // 10: gw.v1.PushRequest.scope:type_name -> gw.v1.Scope
+	1,  // 11: gw.v1.RollbackRequest.scope:type_name -> gw.v1.Scope
+	10, // 12: gw.v1.PushResponse.namespaces:type_name -> gw.v1.PushedNamespace
+	13, // 13: gw.v1.WatchPushResponse.failures:type_name -> gw.v1.PushFailure
+	16, // 14: gw.v1.ListReleasesResponse.releases:type_name -> gw.v1.Release
+	35, // 15: gw.v1.Release.created_at:type_name -> google.protobuf.Timestamp
+	19, // 16: gw.v1.ListPushesResponse.pushes:type_name -> gw.v1.PushSummary
+	35, // 17: gw.v1.PushSummary.created_at:type_name -> google.protobuf.Timestamp
+	10, // 18: gw.v1.PushSummary.namespaces:type_name -> gw.v1.PushedNamespace
+	12, // 19: gw.v1.PushSummary.progress:type_name -> gw.v1.WatchPushResponse
+	19, // 20: gw.v1.GetPushResponse.push:type_name -> gw.v1.PushSummary
+	22, // 21: gw.v1.GetPushResponse.edges:type_name -> gw.v1.PushedEdge
+	0,  // 22: gw.v1.PushedEdge.outcome:type_name -> gw.v1.EdgeOutcome
+	35, // 23: gw.v1.PushedEdge.at:type_name -> google.protobuf.Timestamp
+	36, // 24: gw.v1.PushedEdge.error:type_name -> gw.v1.ApplyError
+	5,  // 25: gw.v1.DiffReleasesResponse.changes:type_name -> gw.v1.ResourceChange
+	1,  // 26: gw.v1.FreezeRequest.scope:type_name -> gw.v1.Scope
+	1,  // 27: gw.v1.UnfreezeRequest.scope:type_name -> gw.v1.Scope
+	31, // 28: gw.v1.ListFreezesResponse.freezes:type_name -> gw.v1.PushFreeze
+	35, // 29: gw.v1.PushFreeze.at:type_name -> google.protobuf.Timestamp
+	2,  // 30: gw.v1.ReleaseService.PreviewPush:input_type -> gw.v1.PreviewPushRequest
+	7,  // 31: gw.v1.ReleaseService.Push:input_type -> gw.v1.PushRequest
+	11, // 32: gw.v1.ReleaseService.WatchPush:input_type -> gw.v1.WatchPushRequest
+	14, // 33: gw.v1.ReleaseService.ListReleases:input_type -> gw.v1.ListReleasesRequest
+	8,  // 34: gw.v1.ReleaseService.Rollback:input_type -> gw.v1.RollbackRequest
+	17, // 35: gw.v1.ReleaseService.ListPushes:input_type -> gw.v1.ListPushesRequest
+	20, // 36: gw.v1.ReleaseService.GetPush:input_type -> gw.v1.GetPushRequest
+	23, // 37: gw.v1.ReleaseService.DiffReleases:input_type -> gw.v1.DiffReleasesRequest
+	25, // 38: gw.v1.ReleaseService.Freeze:input_type -> gw.v1.FreezeRequest
+	27, // 39: gw.v1.ReleaseService.Unfreeze:input_type -> gw.v1.UnfreezeRequest
+	29, // 40: gw.v1.ReleaseService.ListFreezes:input_type -> gw.v1.ListFreezesRequest
+	3,  // 41: gw.v1.ReleaseService.PreviewPush:output_type -> gw.v1.PreviewPushResponse
+	9,  // 42: gw.v1.ReleaseService.Push:output_type -> gw.v1.PushResponse
+	12, // 43: gw.v1.ReleaseService.WatchPush:output_type -> gw.v1.WatchPushResponse
+	15, // 44: gw.v1.ReleaseService.ListReleases:output_type -> gw.v1.ListReleasesResponse
+	9,  // 45: gw.v1.ReleaseService.Rollback:output_type -> gw.v1.PushResponse
+	18, // 46: gw.v1.ReleaseService.ListPushes:output_type -> gw.v1.ListPushesResponse
+	21, // 47: gw.v1.ReleaseService.GetPush:output_type -> gw.v1.GetPushResponse
+	24, // 48: gw.v1.ReleaseService.DiffReleases:output_type -> gw.v1.DiffReleasesResponse
+	26, // 49: gw.v1.ReleaseService.Freeze:output_type -> gw.v1.FreezeResponse
+	28, // 50: gw.v1.ReleaseService.Unfreeze:output_type -> gw.v1.UnfreezeResponse
+	30, // 51: gw.v1.ReleaseService.ListFreezes:output_type -> gw.v1.ListFreezesResponse
+	41, // [41:52] is the sub-list for method output_type
+	30, // [30:41] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_release_proto_init() }
@@ -1154,18 +2459,20 @@ func file_gw_v1_release_proto_init() {
 		return
 	}
 	file_gw_v1_config_proto_init()
+	file_gw_v1_fleet_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_release_proto_rawDesc), len(file_gw_v1_release_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   14,
+			NumEnums:      1,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_gw_v1_release_proto_goTypes,
 		DependencyIndexes: file_gw_v1_release_proto_depIdxs,
+		EnumInfos:         file_gw_v1_release_proto_enumTypes,
 		MessageInfos:      file_gw_v1_release_proto_msgTypes,
 	}.Build()
 	File_gw_v1_release_proto = out.File

@@ -44,6 +44,23 @@ const (
 	// ReleaseServiceListReleasesProcedure is the fully-qualified name of the ReleaseService's
 	// ListReleases RPC.
 	ReleaseServiceListReleasesProcedure = "/gw.v1.ReleaseService/ListReleases"
+	// ReleaseServiceRollbackProcedure is the fully-qualified name of the ReleaseService's Rollback RPC.
+	ReleaseServiceRollbackProcedure = "/gw.v1.ReleaseService/Rollback"
+	// ReleaseServiceListPushesProcedure is the fully-qualified name of the ReleaseService's ListPushes
+	// RPC.
+	ReleaseServiceListPushesProcedure = "/gw.v1.ReleaseService/ListPushes"
+	// ReleaseServiceGetPushProcedure is the fully-qualified name of the ReleaseService's GetPush RPC.
+	ReleaseServiceGetPushProcedure = "/gw.v1.ReleaseService/GetPush"
+	// ReleaseServiceDiffReleasesProcedure is the fully-qualified name of the ReleaseService's
+	// DiffReleases RPC.
+	ReleaseServiceDiffReleasesProcedure = "/gw.v1.ReleaseService/DiffReleases"
+	// ReleaseServiceFreezeProcedure is the fully-qualified name of the ReleaseService's Freeze RPC.
+	ReleaseServiceFreezeProcedure = "/gw.v1.ReleaseService/Freeze"
+	// ReleaseServiceUnfreezeProcedure is the fully-qualified name of the ReleaseService's Unfreeze RPC.
+	ReleaseServiceUnfreezeProcedure = "/gw.v1.ReleaseService/Unfreeze"
+	// ReleaseServiceListFreezesProcedure is the fully-qualified name of the ReleaseService's
+	// ListFreezes RPC.
+	ReleaseServiceListFreezesProcedure = "/gw.v1.ReleaseService/ListFreezes"
 )
 
 // ReleaseServiceClient is a client for the gw.v1.ReleaseService service.
@@ -55,6 +72,19 @@ type ReleaseServiceClient interface {
 	// WatchPush sends the progress of a push at once and at every change, until all its edges have it or are gone.
 	WatchPush(context.Context, *gwv1.WatchPushRequest) (*connect.ServerStreamForClient[gwv1.WatchPushResponse], error)
 	ListReleases(context.Context, *gwv1.ListReleasesRequest) (*gwv1.ListReleasesResponse, error)
+	// Rollback makes new releases with the content of older ones. What is saved stays as it is, so that afterwards it
+	// differs from what is released.
+	Rollback(context.Context, *gwv1.RollbackRequest) (*gwv1.PushResponse, error)
+	// ListPushes returns pushes and rollbacks, newest first; the last 100 are kept.
+	ListPushes(context.Context, *gwv1.ListPushesRequest) (*gwv1.ListPushesResponse, error)
+	// GetPush returns one push and what became of it at each edge it is for.
+	GetPush(context.Context, *gwv1.GetPushRequest) (*gwv1.GetPushResponse, error)
+	// DiffReleases compares two releases of a namespace, or one with what is saved.
+	DiffReleases(context.Context, *gwv1.DiffReleasesRequest) (*gwv1.DiffReleasesResponse, error)
+	// Freeze keeps pushes and rollbacks from being made until Unfreeze.
+	Freeze(context.Context, *gwv1.FreezeRequest) (*gwv1.FreezeResponse, error)
+	Unfreeze(context.Context, *gwv1.UnfreezeRequest) (*gwv1.UnfreezeResponse, error)
+	ListFreezes(context.Context, *gwv1.ListFreezesRequest) (*gwv1.ListFreezesResponse, error)
 }
 
 // NewReleaseServiceClient constructs a client for the gw.v1.ReleaseService service. By default, it
@@ -94,6 +124,52 @@ func NewReleaseServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		rollback: connect.NewClient[gwv1.RollbackRequest, gwv1.PushResponse](
+			httpClient,
+			baseURL+ReleaseServiceRollbackProcedure,
+			connect.WithSchema(releaseServiceMethods.ByName("Rollback")),
+			connect.WithClientOptions(opts...),
+		),
+		listPushes: connect.NewClient[gwv1.ListPushesRequest, gwv1.ListPushesResponse](
+			httpClient,
+			baseURL+ReleaseServiceListPushesProcedure,
+			connect.WithSchema(releaseServiceMethods.ByName("ListPushes")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		getPush: connect.NewClient[gwv1.GetPushRequest, gwv1.GetPushResponse](
+			httpClient,
+			baseURL+ReleaseServiceGetPushProcedure,
+			connect.WithSchema(releaseServiceMethods.ByName("GetPush")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		diffReleases: connect.NewClient[gwv1.DiffReleasesRequest, gwv1.DiffReleasesResponse](
+			httpClient,
+			baseURL+ReleaseServiceDiffReleasesProcedure,
+			connect.WithSchema(releaseServiceMethods.ByName("DiffReleases")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		freeze: connect.NewClient[gwv1.FreezeRequest, gwv1.FreezeResponse](
+			httpClient,
+			baseURL+ReleaseServiceFreezeProcedure,
+			connect.WithSchema(releaseServiceMethods.ByName("Freeze")),
+			connect.WithClientOptions(opts...),
+		),
+		unfreeze: connect.NewClient[gwv1.UnfreezeRequest, gwv1.UnfreezeResponse](
+			httpClient,
+			baseURL+ReleaseServiceUnfreezeProcedure,
+			connect.WithSchema(releaseServiceMethods.ByName("Unfreeze")),
+			connect.WithClientOptions(opts...),
+		),
+		listFreezes: connect.NewClient[gwv1.ListFreezesRequest, gwv1.ListFreezesResponse](
+			httpClient,
+			baseURL+ReleaseServiceListFreezesProcedure,
+			connect.WithSchema(releaseServiceMethods.ByName("ListFreezes")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -103,6 +179,13 @@ type releaseServiceClient struct {
 	push         *connect.Client[gwv1.PushRequest, gwv1.PushResponse]
 	watchPush    *connect.Client[gwv1.WatchPushRequest, gwv1.WatchPushResponse]
 	listReleases *connect.Client[gwv1.ListReleasesRequest, gwv1.ListReleasesResponse]
+	rollback     *connect.Client[gwv1.RollbackRequest, gwv1.PushResponse]
+	listPushes   *connect.Client[gwv1.ListPushesRequest, gwv1.ListPushesResponse]
+	getPush      *connect.Client[gwv1.GetPushRequest, gwv1.GetPushResponse]
+	diffReleases *connect.Client[gwv1.DiffReleasesRequest, gwv1.DiffReleasesResponse]
+	freeze       *connect.Client[gwv1.FreezeRequest, gwv1.FreezeResponse]
+	unfreeze     *connect.Client[gwv1.UnfreezeRequest, gwv1.UnfreezeResponse]
+	listFreezes  *connect.Client[gwv1.ListFreezesRequest, gwv1.ListFreezesResponse]
 }
 
 // PreviewPush calls gw.v1.ReleaseService.PreviewPush.
@@ -137,6 +220,69 @@ func (c *releaseServiceClient) ListReleases(ctx context.Context, req *gwv1.ListR
 	return nil, err
 }
 
+// Rollback calls gw.v1.ReleaseService.Rollback.
+func (c *releaseServiceClient) Rollback(ctx context.Context, req *gwv1.RollbackRequest) (*gwv1.PushResponse, error) {
+	response, err := c.rollback.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListPushes calls gw.v1.ReleaseService.ListPushes.
+func (c *releaseServiceClient) ListPushes(ctx context.Context, req *gwv1.ListPushesRequest) (*gwv1.ListPushesResponse, error) {
+	response, err := c.listPushes.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetPush calls gw.v1.ReleaseService.GetPush.
+func (c *releaseServiceClient) GetPush(ctx context.Context, req *gwv1.GetPushRequest) (*gwv1.GetPushResponse, error) {
+	response, err := c.getPush.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DiffReleases calls gw.v1.ReleaseService.DiffReleases.
+func (c *releaseServiceClient) DiffReleases(ctx context.Context, req *gwv1.DiffReleasesRequest) (*gwv1.DiffReleasesResponse, error) {
+	response, err := c.diffReleases.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Freeze calls gw.v1.ReleaseService.Freeze.
+func (c *releaseServiceClient) Freeze(ctx context.Context, req *gwv1.FreezeRequest) (*gwv1.FreezeResponse, error) {
+	response, err := c.freeze.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Unfreeze calls gw.v1.ReleaseService.Unfreeze.
+func (c *releaseServiceClient) Unfreeze(ctx context.Context, req *gwv1.UnfreezeRequest) (*gwv1.UnfreezeResponse, error) {
+	response, err := c.unfreeze.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListFreezes calls gw.v1.ReleaseService.ListFreezes.
+func (c *releaseServiceClient) ListFreezes(ctx context.Context, req *gwv1.ListFreezesRequest) (*gwv1.ListFreezesResponse, error) {
+	response, err := c.listFreezes.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ReleaseServiceHandler is an implementation of the gw.v1.ReleaseService service.
 type ReleaseServiceHandler interface {
 	// PreviewPush says what a push of this scope would change now.
@@ -146,6 +292,19 @@ type ReleaseServiceHandler interface {
 	// WatchPush sends the progress of a push at once and at every change, until all its edges have it or are gone.
 	WatchPush(context.Context, *gwv1.WatchPushRequest, *connect.ServerStream[gwv1.WatchPushResponse]) error
 	ListReleases(context.Context, *gwv1.ListReleasesRequest) (*gwv1.ListReleasesResponse, error)
+	// Rollback makes new releases with the content of older ones. What is saved stays as it is, so that afterwards it
+	// differs from what is released.
+	Rollback(context.Context, *gwv1.RollbackRequest) (*gwv1.PushResponse, error)
+	// ListPushes returns pushes and rollbacks, newest first; the last 100 are kept.
+	ListPushes(context.Context, *gwv1.ListPushesRequest) (*gwv1.ListPushesResponse, error)
+	// GetPush returns one push and what became of it at each edge it is for.
+	GetPush(context.Context, *gwv1.GetPushRequest) (*gwv1.GetPushResponse, error)
+	// DiffReleases compares two releases of a namespace, or one with what is saved.
+	DiffReleases(context.Context, *gwv1.DiffReleasesRequest) (*gwv1.DiffReleasesResponse, error)
+	// Freeze keeps pushes and rollbacks from being made until Unfreeze.
+	Freeze(context.Context, *gwv1.FreezeRequest) (*gwv1.FreezeResponse, error)
+	Unfreeze(context.Context, *gwv1.UnfreezeRequest) (*gwv1.UnfreezeResponse, error)
+	ListFreezes(context.Context, *gwv1.ListFreezesRequest) (*gwv1.ListFreezesResponse, error)
 }
 
 // NewReleaseServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -181,6 +340,52 @@ func NewReleaseServiceHandler(svc ReleaseServiceHandler, opts ...connect.Handler
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	releaseServiceRollbackHandler := connect.NewUnaryHandlerSimple(
+		ReleaseServiceRollbackProcedure,
+		svc.Rollback,
+		connect.WithSchema(releaseServiceMethods.ByName("Rollback")),
+		connect.WithHandlerOptions(opts...),
+	)
+	releaseServiceListPushesHandler := connect.NewUnaryHandlerSimple(
+		ReleaseServiceListPushesProcedure,
+		svc.ListPushes,
+		connect.WithSchema(releaseServiceMethods.ByName("ListPushes")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	releaseServiceGetPushHandler := connect.NewUnaryHandlerSimple(
+		ReleaseServiceGetPushProcedure,
+		svc.GetPush,
+		connect.WithSchema(releaseServiceMethods.ByName("GetPush")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	releaseServiceDiffReleasesHandler := connect.NewUnaryHandlerSimple(
+		ReleaseServiceDiffReleasesProcedure,
+		svc.DiffReleases,
+		connect.WithSchema(releaseServiceMethods.ByName("DiffReleases")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	releaseServiceFreezeHandler := connect.NewUnaryHandlerSimple(
+		ReleaseServiceFreezeProcedure,
+		svc.Freeze,
+		connect.WithSchema(releaseServiceMethods.ByName("Freeze")),
+		connect.WithHandlerOptions(opts...),
+	)
+	releaseServiceUnfreezeHandler := connect.NewUnaryHandlerSimple(
+		ReleaseServiceUnfreezeProcedure,
+		svc.Unfreeze,
+		connect.WithSchema(releaseServiceMethods.ByName("Unfreeze")),
+		connect.WithHandlerOptions(opts...),
+	)
+	releaseServiceListFreezesHandler := connect.NewUnaryHandlerSimple(
+		ReleaseServiceListFreezesProcedure,
+		svc.ListFreezes,
+		connect.WithSchema(releaseServiceMethods.ByName("ListFreezes")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/gw.v1.ReleaseService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ReleaseServicePreviewPushProcedure:
@@ -191,6 +396,20 @@ func NewReleaseServiceHandler(svc ReleaseServiceHandler, opts ...connect.Handler
 			releaseServiceWatchPushHandler.ServeHTTP(w, r)
 		case ReleaseServiceListReleasesProcedure:
 			releaseServiceListReleasesHandler.ServeHTTP(w, r)
+		case ReleaseServiceRollbackProcedure:
+			releaseServiceRollbackHandler.ServeHTTP(w, r)
+		case ReleaseServiceListPushesProcedure:
+			releaseServiceListPushesHandler.ServeHTTP(w, r)
+		case ReleaseServiceGetPushProcedure:
+			releaseServiceGetPushHandler.ServeHTTP(w, r)
+		case ReleaseServiceDiffReleasesProcedure:
+			releaseServiceDiffReleasesHandler.ServeHTTP(w, r)
+		case ReleaseServiceFreezeProcedure:
+			releaseServiceFreezeHandler.ServeHTTP(w, r)
+		case ReleaseServiceUnfreezeProcedure:
+			releaseServiceUnfreezeHandler.ServeHTTP(w, r)
+		case ReleaseServiceListFreezesProcedure:
+			releaseServiceListFreezesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -214,4 +433,32 @@ func (UnimplementedReleaseServiceHandler) WatchPush(context.Context, *gwv1.Watch
 
 func (UnimplementedReleaseServiceHandler) ListReleases(context.Context, *gwv1.ListReleasesRequest) (*gwv1.ListReleasesResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.ReleaseService.ListReleases is not implemented"))
+}
+
+func (UnimplementedReleaseServiceHandler) Rollback(context.Context, *gwv1.RollbackRequest) (*gwv1.PushResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.ReleaseService.Rollback is not implemented"))
+}
+
+func (UnimplementedReleaseServiceHandler) ListPushes(context.Context, *gwv1.ListPushesRequest) (*gwv1.ListPushesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.ReleaseService.ListPushes is not implemented"))
+}
+
+func (UnimplementedReleaseServiceHandler) GetPush(context.Context, *gwv1.GetPushRequest) (*gwv1.GetPushResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.ReleaseService.GetPush is not implemented"))
+}
+
+func (UnimplementedReleaseServiceHandler) DiffReleases(context.Context, *gwv1.DiffReleasesRequest) (*gwv1.DiffReleasesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.ReleaseService.DiffReleases is not implemented"))
+}
+
+func (UnimplementedReleaseServiceHandler) Freeze(context.Context, *gwv1.FreezeRequest) (*gwv1.FreezeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.ReleaseService.Freeze is not implemented"))
+}
+
+func (UnimplementedReleaseServiceHandler) Unfreeze(context.Context, *gwv1.UnfreezeRequest) (*gwv1.UnfreezeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.ReleaseService.Unfreeze is not implemented"))
+}
+
+func (UnimplementedReleaseServiceHandler) ListFreezes(context.Context, *gwv1.ListFreezesRequest) (*gwv1.ListFreezesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.ReleaseService.ListFreezes is not implemented"))
 }
