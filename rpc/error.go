@@ -42,6 +42,7 @@ const (
 	ReasonTooOld            = "too_old"
 	ReasonUnreachable       = "unreachable"
 	ReasonDiskLow           = "disk_low"
+	ReasonFrozen            = "frozen"
 )
 
 // codes says which code a reason travels as; what is not in it is FailedPrecondition.

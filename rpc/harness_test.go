@@ -20,6 +20,7 @@ import (
 
 	"gw/node/fleet"
 	"gw/raftstore"
+	"gw/raftstore/state"
 	"gw/rpc/gwv1"
 	"gw/rpc/gwv1/gwv1connect"
 	"gw/rpc/identity"
@@ -41,6 +42,8 @@ type harness struct {
 	edge    string // base URL
 	// beforeCompile, if set, is called before each compile.
 	beforeCompile func()
+	// broken, if set, is the name of a resource that compile refuses.
+	broken string
 }
 
 // clock is a time that tests move.
@@ -192,7 +195,7 @@ func (h *harness) compile(_ context.Context, namespace string, resources iter.Se
 		if err != nil {
 			return err
 		}
-		if api, ok := spec.(*gwv1.APISpec); ok && api.Paths[0] == "/refuse" {
+		if api, ok := spec.(*gwv1.APISpec); ok && (api.Paths[0] == "/refuse" || r.Name == h.broken) {
 			wrong = append(wrong, &resource.Error{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name, Field: "spec.paths[0]",
 				Code: resource.CodeConflict, Message: "can't be served", Expected: "another path"})
 		}
@@ -421,6 +424,16 @@ func (h *harness) push(namespaces ...string) *gwv1.PushResponse {
 }
 
 func (h *harness) target(namespace string) *gwv1.Target { return targetOf(h.store.State(), namespace) }
+
+// release returns one kept release.
+func (h *harness) release(namespace string, number uint64) *state.Release {
+	h.t.Helper()
+	r, ok := h.store.State().Release(namespace, number)
+	if !ok {
+		h.t.Fatalf("there is no release %d of %s", number, namespace)
+	}
+	return r
+}
 
 // app makes an app and returns a credential of it.
 func (h *harness) app(namespace, name string) (app *gwv1.App, token *gwv1.CreateTokenResponse) {

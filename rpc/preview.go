@@ -27,12 +27,18 @@ func (s *ReleaseServer) PreviewPush(ctx context.Context, r *gwv1.PreviewPushRequ
 		return nil, err
 	}
 	p, err := makePlan(st, r.Scope)
+	if r.Rollback {
+		p, err = makeRollback(st, r.Scope, r.RollbackTo)
+	}
 	if err != nil {
 		return nil, err
 	}
-	answer := &gwv1.PreviewPushResponse{Base: p.base()}
+	answer := &gwv1.PreviewPushResponse{Base: p.base(), Freezes: p.freezes()}
 	if answer.Problems, err = problems(s.check(ctx, p)); err != nil {
 		return nil, err
+	}
+	for _, held := range p.frozen() {
+		answer.Problems = append(answer.Problems, held.Error())
 	}
 	shown, budget := s.viewFleet(st).counts(), maxPreview
 	for _, n := range p.namespaces {
@@ -44,6 +50,9 @@ func (s *ReleaseServer) PreviewPush(ctx context.Context, r *gwv1.PreviewPushRequ
 			SizeBytes: n.size, MaxSizeBytes: MaxConfiguration,
 			Edges: c.edges, ConnectedEdges: c.connected,
 		})
+		if n.source != nil {
+			answer.Namespaces[len(answer.Namespaces)-1].Source = n.source.Number
+		}
 	}
 	return answer, nil
 }
@@ -80,12 +89,18 @@ func changes(p *plan, n planned, budget *int) (found []*gwv1.ResourceChange) {
 		return nil
 	}
 	if n.checksum == n.released() {
-		return releasedAgain(entriesOf(p.state, n.name), budget)
+		return releasedAgain(p.entries(n), budget)
 	}
-	for before, after := range difference(entriesIn(n.target), entriesOf(p.state, n.name)) {
+	return compared(entriesIn(n.target), p.entries(n), budget)
+}
+
+// compared lists what differs between two configurations.
+func compared(from, to iter.Seq[*gwv1.ReleaseEntry], budget *int) (found []*gwv1.ResourceChange) {
+	for before, after := range difference(from, to) {
 		c := &gwv1.ResourceChange{Change: gwv1.Change_CHANGE_UPDATED}
 		if *budget -= len(before.GetSpec()) + len(after.GetSpec()); *budget >= 0 {
 			c.Before, c.After = rendered(before), rendered(after)
+			c.Fields = fieldChanges(c.Before, c.After)
 		}
 		switch {
 		case before == nil:

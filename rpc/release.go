@@ -11,6 +11,8 @@ import (
 	"iter"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	"gw/raftstore"
 	"gw/raftstore/state"
 	"gw/rpc/gwv1"
@@ -36,6 +38,8 @@ type planned struct {
 	checksum resource.Digest
 	size     uint64
 	again    bool // the target is of another epoch: edges take it only when it is released again
+	// source is the release that a rollback brings back; nil: what is saved is released.
+	source *state.Release
 }
 
 // unchanged reports that a push leaves the namespace alone.
@@ -81,6 +85,29 @@ func makePlan(st *state.State, scope *gwv1.Scope) (*plan, error) {
 	return p, nil
 }
 
+// entries are what a plan would release to a namespace.
+func (p *plan) entries(n planned) iter.Seq[*gwv1.ReleaseEntry] {
+	if n.source != nil {
+		return n.source.Entries()
+	}
+	return entriesOf(p.state, n.name)
+}
+
+// resources are the same, as they are saved.
+func (p *plan) resources(n planned) iter.Seq[*gwv1.ResourceRecord] {
+	if n.source == nil {
+		return p.state.Effective(n.name)
+	}
+	return func(yield func(*gwv1.ResourceRecord) bool) {
+		for e := range n.source.Entries() {
+			r := &gwv1.ResourceRecord{Kind: e.Kind, Namespace: n.name, Name: e.Name, Digest: e.Digest, Spec: e.Spec, Secrets: e.Secrets}
+			if !yield(r) {
+				return
+			}
+		}
+	}
+}
+
 // namespacesIn returns what a scope means, sorted. One that nothing lives in is refused: it is a mistyped name.
 func namespacesIn(st *state.State, scope *gwv1.Scope) ([]string, error) {
 	all := st.Namespaces()
@@ -119,6 +146,9 @@ func (p *plan) base() string {
 		if n.again {
 			h.Write([]byte{1})
 		}
+		if n.source != nil {
+			h.Write(binary.BigEndian.AppendUint64([]byte{2}, n.source.Number))
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
@@ -135,7 +165,7 @@ func (k *core) check(ctx context.Context, p *plan) error {
 			return &Error{Reason: ReasonTooLarge, Message: fmt.Sprintf(
 				"namespace %q has %d bytes of configuration, global included; at most %d fit an edge", n.name, n.size, MaxConfiguration)}
 		}
-		err := k.compile(ctx, n.name, p.state.Effective(n.name))
+		err := k.compile(ctx, n.name, p.resources(n))
 		var found resource.Errors
 		if err != nil && !asErrors(err, &found) {
 			return fmt.Errorf("compile namespace %s: %w", n.name, err)
@@ -169,7 +199,7 @@ func missingSecrets(p *plan) (missing resource.Errors) {
 		if n.unchanged() {
 			continue
 		}
-		for r := range p.state.Effective(n.name) {
+		for r := range p.resources(n) {
 			for _, name := range r.Secrets {
 				if _, ok := findSecret(p.state, n.name, name); ok {
 					continue
@@ -194,20 +224,49 @@ func findSecret(st *state.State, namespace, name string) (*gwv1.SecretRecord, bo
 
 // Push makes a release for every namespace in scope whose effective configuration differs from its release.
 func (s *ReleaseServer) Push(ctx context.Context, r *gwv1.PushRequest) (*gwv1.PushResponse, error) {
-	if _, err := admit(ctx, r, RoleOperator, scopeNeeds(r.Scope)...); err != nil {
+	if err := admitPush(ctx, r, r.Scope, r.BreakGlass, r.Note); err != nil {
 		return nil, err
 	}
+	return s.release(ctx, r.Base, r.BreakGlass, func(st *state.State) (*plan, error) { return makePlan(st, r.Scope) }, func(p *plan) *gwv1.Command {
+		body := &gwv1.PushReleases{Note: r.Note, ConfirmRemoval: r.ConfirmRemoval, BreakGlass: r.BreakGlass}
+		for _, n := range p.namespaces {
+			body.Namespaces = append(body.Namespaces, &gwv1.NamespaceChecksum{Namespace: n.name, Checksum: n.checksum[:]})
+		}
+		return &gwv1.Command{Body: &gwv1.Command_PushReleases{PushReleases: body}}
+	})
+}
+
+// admitPush checks who asks for a push or a rollback. To make one although pushes are frozen takes an admin who says why.
+func admitPush(ctx context.Context, r proto.Message, scope *gwv1.Scope, breakGlass bool, note string) error {
+	role := RoleOperator
+	if breakGlass {
+		role = RoleAdmin
+	}
+	if _, err := admit(ctx, r, role, scopeNeeds(scope)...); err != nil {
+		return err
+	}
+	if breakGlass && note == "" {
+		return invalid("note", ReasonInvalid, "say why this can't wait until pushes are no longer frozen")
+	}
+	return nil
+}
+
+// release makes the releases of a plan: it checks what the plan would release and proposes the command made of it.
+// Without a base it does so again when somebody saved or pushed meanwhile.
+func (s *ReleaseServer) release(ctx context.Context, base string, breakGlass bool,
+	make func(*state.State) (*plan, error), command func(*plan) *gwv1.Command) (*gwv1.PushResponse, error) {
 	for try := 1; ; try++ {
-		answer, err := s.push(ctx, r)
+		answer, err := s.releaseOnce(ctx, base, breakGlass, make, command)
 		var refused *raftstore.Refused
-		if r.Base == "" && try < maxPushTries && errors.As(err, &refused) && refused.Refusal.GetCode() == gwv1.RefusalCode_REFUSAL_CODE_CHANGED {
+		if base == "" && try < maxPushTries && errors.As(err, &refused) && refused.Refusal.GetCode() == gwv1.RefusalCode_REFUSAL_CODE_CHANGED {
 			continue
 		}
 		return answer, err
 	}
 }
 
-func (s *ReleaseServer) push(ctx context.Context, r *gwv1.PushRequest) (*gwv1.PushResponse, error) {
+func (s *ReleaseServer) releaseOnce(ctx context.Context, base string, breakGlass bool,
+	make func(*state.State) (*plan, error), command func(*plan) *gwv1.Command) (*gwv1.PushResponse, error) {
 	st, err := s.read(ctx)
 	if err != nil {
 		return nil, err
@@ -216,21 +275,20 @@ func (s *ReleaseServer) push(ctx context.Context, r *gwv1.PushRequest) (*gwv1.Pu
 	if first, ok := repeated(ctx, st); ok {
 		return pushed(first)
 	}
-	p, err := makePlan(st, r.Scope)
+	p, err := make(st)
 	if err != nil {
 		return nil, err
 	}
-	if r.Base != "" && r.Base != p.base() {
-		return nil, &Error{Reason: ReasonChanged, Message: "what would be released has changed since you looked: preview the push again"}
+	if base != "" && base != p.base() {
+		return nil, &Error{Reason: ReasonChanged, Message: "what would be released has changed since you looked: preview it again"}
+	}
+	if held := p.frozen(); len(held) > 0 && !breakGlass {
+		return nil, &Error{Reason: ReasonFrozen, Message: held.Error(), Violations: held.Violations()}
 	}
 	if err := s.check(ctx, p); err != nil {
 		return nil, err
 	}
-	body := &gwv1.PushReleases{Note: r.Note, ConfirmRemoval: r.ConfirmRemoval}
-	for _, n := range p.namespaces {
-		body.Namespaces = append(body.Namespaces, &gwv1.NamespaceChecksum{Namespace: n.name, Checksum: n.checksum[:]})
-	}
-	result, err := s.change(ctx, &gwv1.Command{Body: &gwv1.Command_PushReleases{PushReleases: body}})
+	result, err := s.change(ctx, command(p))
 	if err != nil {
 		return nil, err
 	}

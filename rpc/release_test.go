@@ -82,7 +82,7 @@ func TestPushWithABaseReleasesExactlyThatOrNothing(t *testing.T) {
 	must(t, err)
 	h.apply(api("", "b", "/b"))
 	_, err = h.hub.Releases.Push(h.as(RoleOperator), &gwv1.PushRequest{Base: p.Base})
-	h.refused(err, connect.CodeFailedPrecondition, ReasonChanged, "preview the push again")
+	h.refused(err, connect.CodeFailedPrecondition, ReasonChanged, "preview it again")
 	p, err = h.hub.Releases.PreviewPush(h.as(RoleViewer), &gwv1.PreviewPushRequest{})
 	must(t, err)
 	_, err = h.hub.Releases.Push(h.as(RoleOperator), &gwv1.PushRequest{Base: p.Base})

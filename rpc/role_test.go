@@ -53,6 +53,27 @@ var calls = map[string]call{
 	"ReleaseService/ListReleases": method(RoleViewer, func(h *Hub) func(context.Context, *gwv1.ListReleasesRequest) (*gwv1.ListReleasesResponse, error) {
 		return h.Releases.ListReleases
 	}, &gwv1.ListReleasesRequest{Namespace: "eu"}),
+	"ReleaseService/Rollback": method(RoleOperator, func(h *Hub) func(context.Context, *gwv1.RollbackRequest) (*gwv1.PushResponse, error) {
+		return h.Releases.Rollback
+	}, &gwv1.RollbackRequest{Scope: scope("eu")}),
+	"ReleaseService/ListPushes": method(RoleViewer, func(h *Hub) func(context.Context, *gwv1.ListPushesRequest) (*gwv1.ListPushesResponse, error) {
+		return h.Releases.ListPushes
+	}, &gwv1.ListPushesRequest{Namespace: "eu"}),
+	"ReleaseService/GetPush": method(RoleViewer, func(h *Hub) func(context.Context, *gwv1.GetPushRequest) (*gwv1.GetPushResponse, error) {
+		return h.Releases.GetPush
+	}, &gwv1.GetPushRequest{Number: 9999}),
+	"ReleaseService/DiffReleases": method(RoleViewer, func(h *Hub) func(context.Context, *gwv1.DiffReleasesRequest) (*gwv1.DiffReleasesResponse, error) {
+		return h.Releases.DiffReleases
+	}, &gwv1.DiffReleasesRequest{Namespace: "eu"}),
+	"ReleaseService/Freeze": method(RoleOperator, func(h *Hub) func(context.Context, *gwv1.FreezeRequest) (*gwv1.FreezeResponse, error) {
+		return h.Releases.Freeze
+	}, &gwv1.FreezeRequest{Scope: scope("eu"), Reason: "a test"}),
+	"ReleaseService/Unfreeze": method(RoleOperator, func(h *Hub) func(context.Context, *gwv1.UnfreezeRequest) (*gwv1.UnfreezeResponse, error) {
+		return h.Releases.Unfreeze
+	}, &gwv1.UnfreezeRequest{Scope: scope("eu")}),
+	"ReleaseService/ListFreezes": method(RoleViewer, func(h *Hub) func(context.Context, *gwv1.ListFreezesRequest) (*gwv1.ListFreezesResponse, error) {
+		return h.Releases.ListFreezes
+	}, &gwv1.ListFreezesRequest{}),
 	"FleetService/ListEdges": method(RoleViewer, func(h *Hub) func(context.Context, *gwv1.ListEdgesRequest) (*gwv1.ListEdgesResponse, error) {
 		return h.Fleet.ListEdges
 	}, &gwv1.ListEdgesRequest{Namespace: "eu"}),
@@ -164,10 +185,10 @@ func TestANamespaceThatIsNotOnesOwnIsRefused(t *testing.T) {
 	h.propose(&gwv1.Command{Body: &gwv1.Command_PutToken{PutToken: &gwv1.PutTokenRecord{Token: &gwv1.TokenRecord{
 		Id: "eu-token", Hash: make([]byte, 32), AppId: firstApp(h).Id}}}})
 	anywhere := map[string]bool{ // answered with what the caller may see, or about no namespace
-		"FleetService/ListNamespaces": true, "AccessService/ListJoinTokens": true, "AccessService/SignOut": true, "AccessService/WhoAmI": true,
+		"FleetService/ListNamespaces": true, "ReleaseService/ListFreezes": true, "AccessService/ListJoinTokens": true, "AccessService/SignOut": true, "AccessService/WhoAmI": true,
 	}
 	hidden := map[string]bool{ // as if it weren't there
-		"ReleaseService/WatchPush": true, "FleetService/GetEdge": true, "FleetService/RemoveEdge": true, "AccessService/DeleteJoinToken": true,
+		"ReleaseService/WatchPush": true, "ReleaseService/GetPush": true, "FleetService/GetEdge": true, "FleetService/RemoveEdge": true, "AccessService/DeleteJoinToken": true,
 	}
 	for name, c := range calls {
 		got := reason(t, h.hub, c.do(h.as(RoleAdmin, "us"), h.hub))

@@ -3,14 +3,12 @@ package rpc
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 
 	"gw/raftstore"
-	"gw/raftstore/state"
 	"gw/rpc/gwv1"
 )
 
@@ -22,8 +20,8 @@ func (s *ReleaseServer) WatchPush(ctx context.Context, r *gwv1.WatchPushRequest,
 	return s.FollowPush(ctx, r, stream.Send)
 }
 
-// FollowPush sends the progress of a push at once and whenever it changes, until no edge is waited for any more: it has
-// the release or a later one, can't load it, or is gone. It ends early when send fails.
+// FollowPush sends the progress of a push at once and whenever it changes, until none of its edges is waited for any more:
+// each has the release or a later one, can't load it, or is gone. It ends early when send fails.
 func (s *ReleaseServer) FollowPush(ctx context.Context, r *gwv1.WatchPushRequest, send func(*gwv1.WatchPushResponse) error) error {
 	p, err := admit(ctx, r, RoleViewer)
 	if err != nil {
@@ -94,45 +92,3 @@ func (s *ReleaseServer) PushProgress(ctx context.Context, number uint64) (*gwv1.
 	}
 	return s.progress(st, p, number)
 }
-
-// progress counts where the edges of a push are.
-func (s *ReleaseServer) progress(st *state.State, p Principal, number uint64) (*gwv1.WatchPushResponse, error) {
-	answer := &gwv1.WatchPushResponse{Number: number}
-	of := map[string]*state.Release{} // namespace → its release of this push
-	for _, ns := range st.Namespaces() {
-		if r, ok := st.Release(ns, number); ok && p.sees(ns) {
-			of[ns] = r
-			target, _ := st.Target(ns)
-			answer.Superseded = answer.Superseded || target != r
-		}
-	}
-	if len(of) == 0 {
-		return nil, notFound("push", fmt.Sprint(number))
-	}
-	for _, e := range s.viewFleet(st).edges {
-		r := of[e.shown.Namespace]
-		if r == nil {
-			continue
-		}
-		answer.Edges++
-		fault := e.shown.ApplyError
-		failed := fault != nil && fault.Release == number && fault.Epoch == r.Epoch
-		switch {
-		case e.has(r):
-			answer.Loaded++
-		case failed && final(fault.Code):
-			answer.Failed++
-		case e.shown.Connection == gwv1.Connection_CONNECTION_DISCONNECTED:
-			answer.Offline++
-		default:
-			answer.Waiting++
-		}
-		if failed && !e.has(r) {
-			answer.Failures = append(answer.Failures, &gwv1.PushFailure{Edge: e.shown.Id, Message: e.shown.SyncReason})
-		}
-	}
-	return answer, nil
-}
-
-// final reports whether an edge that failed with this code will not try the release again.
-func final(code string) bool { return code == "compile" || code == "too_old" || code == "probe" }

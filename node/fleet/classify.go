@@ -184,7 +184,7 @@ func configSync(f Facts, e *gwv1.Edge) (gwv1.Sync, string) {
 	case against == 0 && !same:
 		return stale, fmt.Sprintf("drifted: it runs %s with checksum %.4x instead of %s", release(l.release), l.checksum, target.Checksum.Short())
 	case !same && failedOn(l.failure, target):
-		return stale, "could not apply " + release(target.Number) + ": " + culprit(l.failure)
+		return stale, "could not apply " + release(target.Number) + ": " + Culprit(l.failure)
 	case !same && e.Connection != gwv1.Connection_CONNECTION_CONNECTED:
 		return stale, behind + ", and it is not connected"
 	case !same && f.Now.Sub(target.PushedAt) > pushGrace:
@@ -202,8 +202,8 @@ func failedOn(e *gwv1.ApplyError, t Target) bool {
 	return e != nil && e.Epoch == t.Epoch && e.Release == t.Number
 }
 
-// culprit says in a line what of a release an edge could not apply.
-func culprit(e *gwv1.ApplyError) string {
+// Culprit says in a line what of a release an edge could not apply.
+func Culprit(e *gwv1.ApplyError) string {
 	where := ""
 	if e.Kind != "" || e.Name != "" {
 		where = e.Kind + "/" + e.Name

@@ -26,8 +26,8 @@ func frozen(tx *memdb.Txn, namespace string) (*gwv1.FreezeRecord, bool) {
 	return one[*gwv1.FreezeRecord](tx, tableFreezes, byID, terminated(""))
 }
 
-// frozenMessage says to whom a push is refused who froze it, when and why.
-func frozenMessage(namespace string, f *gwv1.FreezeRecord) string {
+// FrozenMessage says to whom a push of a namespace is refused who froze it, when and why.
+func FrozenMessage(namespace string, f *gwv1.FreezeRecord) string {
 	what := "pushes of " + namespace
 	if f.Namespace == "" {
 		what = "all pushes"

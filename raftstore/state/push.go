@@ -249,7 +249,7 @@ func (x *change) problems(p *plan, confirmed, breakGlass bool) (found []*problem
 		return nil
 	}
 	if f, ok := frozen(x.tx, p.namespace); ok && !breakGlass {
-		add(0, gwv1.RefusalCode_REFUSAL_CODE_PRECONDITION, &gwv1.Violation{Code: "frozen", Message: frozenMessage(p.namespace, f)})
+		add(0, gwv1.RefusalCode_REFUSAL_CODE_PRECONDITION, &gwv1.Violation{Code: "frozen", Message: FrozenMessage(p.namespace, f)})
 	}
 	if p.size > MaxEffective {
 		add(2, gwv1.RefusalCode_REFUSAL_CODE_TOO_LARGE, &gwv1.Violation{Code: "too_large",

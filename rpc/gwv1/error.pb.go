@@ -25,7 +25,7 @@ const (
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A stable word: "changed", "not_found", "invalid_resource", "missing_secret", "confirm_removal", "too_large",
-	// "not_leader", "not_proposed", "unknown_outcome", "already_exists", "in_use", "token_used_up", "forbidden", …
+	// "not_leader", "not_proposed", "unknown_outcome", "already_exists", "in_use", "token_used_up", "forbidden", "frozen", …
 	Reason     string       `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	Violations []*Violation `protobuf:"bytes,2,rep,name=violations,proto3" json:"violations,omitempty"`
 	// With "not_leader" to an edge: where the leader is. An edge that can't reach it calls again with the header
