@@ -116,7 +116,7 @@ func essential(c *gwv1.Command) bool {
 		return true
 	case *gwv1.Command_OpenTerm, *gwv1.Command_Bootstrap, *gwv1.Command_RevokeToken, *gwv1.Command_DeleteApp,
 		*gwv1.Command_DeleteSecret, *gwv1.Command_DeleteJoinToken, *gwv1.Command_DeleteSession,
-		*gwv1.Command_RemoveEdge, *gwv1.Command_RemoveHub, *gwv1.Command_RaiseEpoch,
+		*gwv1.Command_RemoveEdge, *gwv1.Command_RevokeEdge, *gwv1.Command_DeleteUser, *gwv1.Command_RemoveHub, *gwv1.Command_RaiseEpoch,
 		*gwv1.Command_PutSession, *gwv1.Command_EnrollHub, *gwv1.Command_PutHub, *gwv1.Command_Beacon:
 		return true
 	}

@@ -31,6 +31,7 @@ type EdgeServer struct {
 type caller struct {
 	identity.Edge
 	serial   string    // of its certificate, in hex
+	lineage  uint64    // of its certificate
 	notAfter time.Time // when that ends
 	address  string    // host:port
 }
@@ -52,10 +53,34 @@ func (s *EdgeServer) anyEdgeOf(ctx context.Context) (caller, error) {
 	if !ok {
 		return c, &Error{Reason: ReasonCertificateNeeded, Message: "this call needs an edge's client certificate: enrol first"}
 	}
-	if c.ClusterID != s.store.State().Cluster().ClusterId {
+	st := s.store.State()
+	if c.ClusterID != st.Cluster().ClusterId {
 		return c, &Error{Reason: ReasonForbidden, Message: "the certificate is of another cluster"}
 	}
-	return c, nil
+	return c, refuseRevoked(st, c)
+}
+
+// refuseRevoked is nil unless the state says that the caller's certificate was revoked.
+func refuseRevoked(st *state.State, c caller) error {
+	r := st.Revoked(c.ID, c.lineage)
+	if r == nil {
+		return nil
+	}
+	return &Error{Reason: ReasonRevoked, Message: fmt.Sprintf("edge %s was revoked by %s at %s: it may enrol again with a fresh join token (gw join-token create)",
+		c.ID, r.By, time.Unix(0, r.At).UTC().Format(time.RFC3339))}
+}
+
+// enter returns the edge that calls, and the state with everything that was acknowledged, the edge's revocation too.
+func (s *EdgeServer) enter(ctx context.Context) (caller, *state.State, error) {
+	who, err := s.edgeOf(ctx)
+	if err != nil {
+		return who, nil, err
+	}
+	st, err := s.read(ctx)
+	if err != nil {
+		return who, nil, err
+	}
+	return who, st, refuseRevoked(st, who)
 }
 
 // Enroll exchanges a join token for a client certificate. A repeated call, with the same token and request for a
@@ -87,16 +112,17 @@ func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.E
 		return nil, err
 	}
 	who := identity.Edge{ClusterID: ca.ClusterID(), Namespace: token.Namespace, ID: r.EdgeId}
-	certificate, err := ca.SignEdge(r.Csr, who, now, CertificateTTL)
+	lineage := st.Stamp()
+	certificate, err := ca.SignEdgeIn(r.Csr, who, lineage, now, CertificateTTL)
 	if err != nil {
 		return nil, invalid("csr", ReasonInvalid, "%v", err)
 	}
 	edge := &gwv1.EdgeRecord{
 		Id: r.EdgeId, Namespace: token.Namespace, Labels: token.Labels, Version: r.Version, FirstSeen: now.UnixNano(),
 		CertificateSerial: certificate.SerialNumber.Text(16), CertificateNotAfter: certificate.NotAfter.UnixNano(),
-		Ephemeral: token.Ephemeral,
+		Ephemeral: token.Ephemeral, Lineage: lineage,
 	}
-	if registered && was.Namespace == token.Namespace {
+	if registered && was.Namespace == token.Namespace && st.Revoked(was.Id, was.Lineage) == nil {
 		edge.FirstSeen = was.FirstSeen
 		edge.LoadedEpoch, edge.LoadedRelease, edge.LoadedChecksum = was.LoadedEpoch, was.LoadedRelease, was.LoadedChecksum
 	}
@@ -182,7 +208,7 @@ func (s *EdgeServer) RenewCertificate(ctx context.Context, r *gwv1.RenewCertific
 	if err != nil {
 		return nil, err
 	}
-	certificate, err := ca.SignEdge(r.Csr, who.Edge, now, CertificateTTL)
+	certificate, err := ca.SignEdgeIn(r.Csr, who.Edge, who.lineage, now, CertificateTTL)
 	if err != nil {
 		return nil, invalid("csr", ReasonInvalid, "%v", err)
 	}
@@ -191,19 +217,17 @@ func (s *EdgeServer) RenewCertificate(ctx context.Context, r *gwv1.RenewCertific
 
 // Heartbeat takes in what the edge runs and how it is.
 func (s *EdgeServer) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*gwv1.HeartbeatResponse, error) {
-	who, err := s.edgeOf(ctx)
-	if err != nil {
-		return nil, err
-	}
-	st, err := s.read(ctx)
+	who, st, err := s.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
 	clipError(r.ApplyError)
 	interval := s.fleet.Beat(who.Edge, who.address, r, fleet.Certificate{
-		Serial: who.serial, NotAfter: who.notAfter,
+		Serial: who.serial, NotAfter: who.notAfter, Lineage: who.lineage,
 	})
-	return &gwv1.HeartbeatResponse{Interval: durationpb.New(interval), HubUrls: s.hubURLs(), Target: targetOf(st, who.Namespace)}, nil
+	return &gwv1.HeartbeatResponse{
+		Interval: durationpb.New(interval), HubUrls: s.hubURLs(), Target: targetOf(st, who.Namespace), Retry: retryOf(st, who.ID),
+	}, nil
 }
 
 // clipError bounds what the leader remembers of an error that an edge reports.
@@ -230,6 +254,12 @@ func targetOf(st *state.State, namespace string) *gwv1.Target {
 	return shownTarget(r)
 }
 
+// retryOf returns at what value an edge's rejections count.
+func retryOf(st *state.State, edgeID string) uint64 {
+	e, _ := st.Edge(edgeID)
+	return e.GetRetry()
+}
+
 // shownTarget is a release in short; nil is no release.
 func shownTarget(r *state.Release) *gwv1.Target {
 	if r == nil {
@@ -251,11 +281,7 @@ func (s *EdgeServer) Goodbye(ctx context.Context, r *gwv1.GoodbyeRequest) (*gwv1
 // ValidateToken answers for a token the edge has not seen. That of an app the edge's namespace has no part in is
 // answered like one that doesn't exist.
 func (s *EdgeServer) ValidateToken(ctx context.Context, r *gwv1.ValidateTokenRequest) (*gwv1.ValidateTokenResponse, error) {
-	who, err := s.edgeOf(ctx)
-	if err != nil {
-		return nil, err
-	}
-	st, err := s.read(ctx)
+	who, st, err := s.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -280,11 +306,7 @@ func serves(edges, namespace string) bool { return namespace == edges || namespa
 // FetchSecrets returns the secrets that the target release of the edge's namespace names: for each name that of the
 // namespace, or else that of global.
 func (s *EdgeServer) FetchSecrets(ctx context.Context, _ *gwv1.FetchSecretsRequest) (*gwv1.FetchSecretsResponse, error) {
-	who, err := s.edgeOf(ctx)
-	if err != nil {
-		return nil, err
-	}
-	st, err := s.read(ctx)
+	who, st, err := s.enter(ctx)
 	if err != nil {
 		return nil, err
 	}

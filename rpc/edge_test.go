@@ -283,7 +283,7 @@ func certificateOf(t testing.TB, h *harness, e *testEdge) *x509.Certificate {
 	must(t, err)
 	csr, err := identity.NewCSR(key)
 	must(t, err)
-	c, err := h.ca.SignEdge(csr, e.Edge, h.clock.now(), time.Hour)
+	c, err := h.ca.SignEdgeIn(csr, e.Edge, h.store.State().Stamp(), h.clock.now(), time.Hour)
 	must(t, err)
 	return c
 }
@@ -293,7 +293,7 @@ func (h *harness) calls(c *x509.Certificate) context.Context {
 	h.t.Helper()
 	who, err := identity.EdgeOf(c)
 	must(h.t, err)
-	return context.WithValue(h.t.Context(), callerKey{}, caller{Edge: who, serial: c.SerialNumber.Text(16), notAfter: c.NotAfter, address: "10.0.0.1:1"})
+	return context.WithValue(h.t.Context(), callerKey{}, caller{Edge: who, serial: c.SerialNumber.Text(16), lineage: identity.LineageOf(c), notAfter: c.NotAfter, address: "10.0.0.1:1"})
 }
 
 func TestACertificateThatEndedOnlyRenewsItself(t *testing.T) {

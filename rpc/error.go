@@ -39,6 +39,7 @@ const (
 	ReasonInternal          = "internal"
 	ReasonCertificateNeeded = "certificate_needed"
 	ReasonRemoved           = "removed"
+	ReasonRevoked           = "revoked"
 	ReasonTooOld            = "too_old"
 	ReasonUnreachable       = "unreachable"
 	ReasonDiskLow           = "disk_low"
@@ -54,6 +55,7 @@ var codes = map[string]connect.Code{
 	ReasonAlreadyExists:     connect.CodeAlreadyExists,
 	ReasonForbidden:         connect.CodePermissionDenied,
 	ReasonRemoved:           connect.CodePermissionDenied,
+	ReasonRevoked:           connect.CodePermissionDenied,
 	ReasonUnauthenticated:   connect.CodeUnauthenticated,
 	ReasonBadCredentials:    connect.CodeUnauthenticated,
 	ReasonCertificateNeeded: connect.CodeUnauthenticated,

@@ -26,11 +26,7 @@ const (
 
 // FetchRelease sends the target release of the edge's namespace.
 func (s *EdgeServer) FetchRelease(ctx context.Context, r *gwv1.FetchReleaseRequest, stream *connect.ServerStream[gwv1.FetchReleaseResponse]) error {
-	who, err := s.edgeOf(ctx)
-	if err != nil {
-		return err
-	}
-	st, err := s.read(ctx)
+	who, st, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}

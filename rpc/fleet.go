@@ -25,6 +25,7 @@ type view struct {
 // seen is one edge of a view.
 type seen struct {
 	shown    *gwv1.Edge
+	rates    *fleet.Rates // nil: it doesn't say
 	epoch    uint64
 	release  uint64
 	checksum []byte
@@ -111,14 +112,26 @@ func (c *classifier) classify(r *gwv1.EdgeRecord, l *fleet.Live, id string) seen
 		namespace = l.Namespace
 	}
 	w := c.of(namespace)
-	e := fleet.Classify(fleet.Facts{Record: r, Live: l, Target: w.target, Expected: w.expected,
+	e := fleet.Classify(fleet.Facts{Record: r, Live: l, Revoked: c.revoked(r, l, id), Target: w.target, Expected: w.expected,
 		Now: c.now, LeaderSince: c.leaderSince, Interval: c.interval, Following: c.following})
 	e.Id = id
 	s := seen{shown: e, epoch: r.GetLoadedEpoch(), release: r.GetLoadedRelease(), checksum: r.GetLoadedChecksum()}
+	if l != nil && e.Connection == gwv1.Connection_CONNECTION_CONNECTED {
+		s.rates = l.Rates
+	}
 	if l != nil && l.Heartbeat != nil {
 		s.epoch, s.release, s.checksum = l.Heartbeat.LoadedEpoch, l.Heartbeat.LoadedRelease, l.Heartbeat.LoadedChecksum
 	}
 	return s
+}
+
+// revoked returns what ended the certificates of an edge; nil if they are good.
+func (c *classifier) revoked(r *gwv1.EdgeRecord, l *fleet.Live, id string) *gwv1.RevocationRecord {
+	lineage := r.GetLineage()
+	if r == nil {
+		lineage = l.Certificate.Lineage
+	}
+	return c.state.Revoked(id, lineage)
 }
 
 // ListEdges returns a page of the edges that match, and a summary of all in the namespace.
@@ -147,6 +160,11 @@ func (s *FleetServer) ListEdges(ctx context.Context, r *gwv1.ListEdgesRequest) (
 			continue
 		}
 		tally(answer.Summary, e.shown)
+		if r := e.rates; r != nil {
+			answer.Summary.Reporting++
+			answer.Summary.RequestsPerSecond += r.Requests
+			answer.Summary.ErrorsPerSecond += r.Errors
+		}
 		if matches(e.shown, r) {
 			matching = append(matching, e.shown)
 		}
@@ -186,6 +204,9 @@ func (s *FleetServer) summary(st *state.State, p Principal, namespace string) *g
 // tally counts an edge.
 func tally(sum *gwv1.FleetSummary, e *gwv1.Edge) {
 	sum.Edges++
+	if e.RevokedAt != nil {
+		sum.Revoked++
+	}
 	switch e.Connection {
 	case gwv1.Connection_CONNECTION_CONNECTED:
 		sum.Connected++
@@ -251,61 +272,6 @@ func edgeOrder(sort string) (func(a, b *gwv1.Edge) int, error) {
 		return func(a, b *gwv1.Edge) int { return order(b, a) }, nil
 	}
 	return order, nil
-}
-
-// GetEdge returns one edge.
-func (s *FleetServer) GetEdge(ctx context.Context, r *gwv1.GetEdgeRequest) (*gwv1.GetEdgeResponse, error) {
-	p, err := admit(ctx, r, RoleViewer)
-	if err != nil {
-		return nil, err
-	}
-	st, err := s.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	record, _ := st.Edge(r.Id)
-	live := s.fleet.Live(r.Id)
-	if record == nil && live == nil {
-		return nil, notFound("edge", r.Id)
-	}
-	e := s.newClassifier(st).classify(record, live, r.Id).shown
-	if !p.sees(e.Namespace) {
-		return nil, notFound("edge", r.Id) // as if it weren't there: another namespace's edges are not to be guessed
-	}
-	return &gwv1.GetEdgeResponse{Edge: e}, nil
-}
-
-// RemoveEdge deletes an edge's entry and ends its streams.
-func (s *FleetServer) RemoveEdge(ctx context.Context, r *gwv1.RemoveEdgeRequest) (*gwv1.RemoveEdgeResponse, error) {
-	p, err := admit(ctx, r, RoleAdmin)
-	if err != nil {
-		return nil, err
-	}
-	st, err := s.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	record, registered := st.Edge(r.Id)
-	live := s.fleet.Live(r.Id)
-	_, again := repeated(ctx, st)
-	if !registered && live == nil && !again {
-		return nil, notFound("edge", r.Id)
-	}
-	for _, namespace := range []string{record.GetNamespace(), live.GetNamespace()} {
-		if namespace != "" && !p.may(RoleAdmin, namespace) {
-			return nil, notFound("edge", r.Id) // as GetEdge says it
-		}
-	}
-	if registered || again {
-		_, err := s.change(ctx, &gwv1.Command{Body: &gwv1.Command_RemoveEdge{RemoveEdge: &gwv1.RemoveEdgeRecord{Id: r.Id}}})
-		if err != nil {
-			return nil, err
-		}
-	}
-	if !again { // or a retry would forget the edge that has come back since
-		s.fleet.Forget(r.Id)
-	}
-	return &gwv1.RemoveEdgeResponse{}, nil
 }
 
 // ListNamespaces returns every namespace something lives in, global first.

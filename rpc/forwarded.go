@@ -70,6 +70,7 @@ type forwardedEdgeHeader struct {
 	Namespace string `json:"namespace"`
 	ID        string `json:"id"`
 	Serial    string `json:"serial"`
+	Lineage   uint64 `json:"lineage"`
 	NotAfter  int64  `json:"not_after"` // Unix nanoseconds
 }
 
@@ -81,7 +82,7 @@ func (f forwarded) encode() (string, error) {
 		h.Role = f.role.String()
 	}
 	if e := f.edge; e != nil {
-		h.Edge = &forwardedEdgeHeader{Cluster: e.ClusterID, Namespace: e.Namespace, ID: e.ID, Serial: e.serial, NotAfter: e.notAfter.UnixNano()}
+		h.Edge = &forwardedEdgeHeader{Cluster: e.ClusterID, Namespace: e.Namespace, ID: e.ID, Serial: e.serial, Lineage: e.lineage, NotAfter: e.notAfter.UnixNano()}
 	}
 	b, err := json.Marshal(h)
 	if err != nil {
@@ -156,7 +157,7 @@ func (h forwardedHeader) check() (forwarded, error) {
 		}
 		f.edge = &caller{
 			Edge:   identity.Edge{ClusterID: e.Cluster, Namespace: e.Namespace, ID: e.ID},
-			serial: e.Serial, notAfter: time.Unix(0, e.NotAfter), address: h.Address,
+			serial: e.Serial, lineage: e.Lineage, notAfter: time.Unix(0, e.NotAfter), address: h.Address,
 		}
 	}
 	return f, nil

@@ -18,7 +18,7 @@ var passedOn = []forwarded{
 	{user: "ann", role: RoleOperator, namespaces: []string{"a", "b"}, address: "::1"},
 	{hub: "0123", address: "10.0.0.2"},
 	{address: "10.0.0.3:55", edge: &caller{Edge: identity.Edge{ClusterID: "c", Namespace: "default", ID: "e1"},
-		serial: "ab12", notAfter: time.Unix(0, 1_700_000_000_000_000_000), address: "10.0.0.3:55"}},
+		serial: "ab12", lineage: 1<<48 + 7, notAfter: time.Unix(0, 1_700_000_000_000_000_000), address: "10.0.0.3:55"}},
 }
 
 func TestAPrincipalSurvivesTheHeader(t *testing.T) {

@@ -32,13 +32,13 @@ func (n *notices) broadcast() {
 
 // concern is what of a state edges hear of: it differs if any edge must be told something.
 type concern struct {
-	cluster             string
-	epoch, access, push uint64
+	cluster                     string
+	epoch, access, push, notice uint64
 }
 
 func concernOf(st *state.State) concern {
 	c := st.Cluster()
-	return concern{cluster: c.ClusterId, epoch: c.Epoch, access: c.AccessVersion, push: c.PushNumber}
+	return concern{cluster: c.ClusterId, epoch: c.Epoch, access: c.AccessVersion, push: c.PushNumber, notice: c.EdgeNotice}
 }
 
 // follow broadcasts what concerns edges until ctx ends or the store closes.

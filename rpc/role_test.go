@@ -83,6 +83,15 @@ var calls = map[string]call{
 	"FleetService/RemoveEdge": method(RoleAdmin, func(h *Hub) func(context.Context, *gwv1.RemoveEdgeRequest) (*gwv1.RemoveEdgeResponse, error) {
 		return h.Fleet.RemoveEdge
 	}, &gwv1.RemoveEdgeRequest{Id: "none"}),
+	"FleetService/RevokeEdge": method(RoleAdmin, func(h *Hub) func(context.Context, *gwv1.RevokeEdgeRequest) (*gwv1.RevokeEdgeResponse, error) {
+		return h.Fleet.RevokeEdge
+	}, &gwv1.RevokeEdgeRequest{Id: "none"}),
+	"FleetService/RetryEdge": method(RoleOperator, func(h *Hub) func(context.Context, *gwv1.RetryEdgeRequest) (*gwv1.RetryEdgeResponse, error) {
+		return h.Fleet.RetryEdge
+	}, &gwv1.RetryEdgeRequest{Id: "none"}),
+	"FleetService/SetEdgeLabels": method(RoleAdmin, func(h *Hub) func(context.Context, *gwv1.SetEdgeLabelsRequest) (*gwv1.SetEdgeLabelsResponse, error) {
+		return h.Fleet.SetEdgeLabels
+	}, &gwv1.SetEdgeLabelsRequest{Id: "none"}),
 	"FleetService/ListNamespaces": method(RoleViewer, func(h *Hub) func(context.Context, *gwv1.ListNamespacesRequest) (*gwv1.ListNamespacesResponse, error) {
 		return h.Fleet.ListNamespaces
 	}, &gwv1.ListNamespacesRequest{}),
@@ -189,6 +198,7 @@ func TestANamespaceThatIsNotOnesOwnIsRefused(t *testing.T) {
 	}
 	hidden := map[string]bool{ // as if it weren't there
 		"ReleaseService/WatchPush": true, "ReleaseService/GetPush": true, "FleetService/GetEdge": true, "FleetService/RemoveEdge": true, "AccessService/DeleteJoinToken": true,
+		"FleetService/RevokeEdge": true, "FleetService/RetryEdge": true, "FleetService/SetEdgeLabels": true,
 	}
 	for name, c := range calls {
 		got := reason(t, h.hub, c.do(h.as(RoleAdmin, "us"), h.hub))

@@ -107,7 +107,7 @@ func (k *core) changedEdges(st *state.State, heard []*gwv1.EdgeRecord) (changed 
 			changed = append(changed, h)
 			continue
 		}
-		h.Labels, h.FirstSeen, h.Ephemeral = was.Labels, was.FirstSeen, was.Ephemeral
+		h.Labels, h.FirstSeen, h.Ephemeral, h.Retry = was.Labels, was.FirstSeen, was.Ephemeral, was.Retry
 		if was.Namespace != h.Namespace {
 			h.Labels = nil // an admin gave them to an edge of the other namespace
 		}

@@ -204,7 +204,8 @@ func (k *core) withCaller(r *http.Request) *http.Request {
 	if certificate := k.certificateOf(r); certificate != nil {
 		if who, err := identity.EdgeOf(certificate); err == nil { // a hub's names none
 			ctx = context.WithValue(ctx, callerKey{}, caller{
-				Edge: who, serial: certificate.SerialNumber.Text(16), notAfter: certificate.NotAfter, address: r.RemoteAddr,
+				Edge: who, serial: certificate.SerialNumber.Text(16), lineage: identity.LineageOf(certificate),
+				notAfter: certificate.NotAfter, address: r.RemoteAddr,
 			})
 		}
 	}

@@ -29,6 +29,9 @@ func (s *EdgeServer) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *co
 	if err != nil {
 		return err
 	}
+	if err := refuseRevoked(st, who); err != nil {
+		return err
+	}
 	gone, release := s.fleet.OpenStream(who.Edge, r.SessionId, who.address)
 	defer release()
 	w := &watch{who: who, send: stream.Send}
@@ -56,7 +59,7 @@ func (s *EdgeServer) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *co
 			return raftstore.ErrNotLeader
 		}
 		if _, err := s.edgeOf(ctx); err != nil {
-			return err // its certificate has ended meanwhile
+			return err // its certificate has ended meanwhile, or was revoked
 		}
 		if err := w.tell(s.store.State(), tick); err != nil {
 			return err
@@ -72,6 +75,7 @@ type watch struct {
 	epoch   uint64
 	access  uint64
 	target  *gwv1.Target
+	retry   uint64
 }
 
 // begin tells an edge what it missed, and then where things stand.
@@ -87,7 +91,7 @@ func (w *watch) begin(st *state.State, r *gwv1.WatchRequest) error {
 }
 
 // tell sends what changed since the stream last told: access changes first, since a revocation must not wait; then a
-// tick if one is due or the target is another.
+// tick if one is due, the target is another, or a retry is asked for.
 func (w *watch) tell(st *state.State, tick bool) error {
 	c := st.Cluster()
 	if w.epoch != c.Epoch {
@@ -98,13 +102,13 @@ func (w *watch) tell(st *state.State, tick bool) error {
 	if err := w.catchUp(st, tick); err != nil {
 		return err
 	}
-	target := targetOf(st, w.who.Namespace)
-	if !tick && proto.Equal(target, w.target) {
+	target, retry := targetOf(st, w.who.Namespace), retryOf(st, w.who.ID)
+	if !tick && proto.Equal(target, w.target) && retry == w.retry {
 		return nil
 	}
-	w.target = target
+	w.target, w.retry = target, retry
 	return w.send(&gwv1.WatchResponse{Event: &gwv1.WatchResponse_Tick{Tick: &gwv1.Tick{
-		ClusterId: c.ClusterId, Epoch: c.Epoch, AccessVersion: c.AccessVersion, Target: target,
+		ClusterId: c.ClusterId, Epoch: c.Epoch, AccessVersion: c.AccessVersion, Target: target, Retry: retry,
 	}}})
 }
 

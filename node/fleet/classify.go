@@ -16,6 +16,8 @@ import (
 const (
 	// streamGrace is how long a watch stream may be broken before its edge is shown as stale.
 	streamGrace = 10 * time.Second
+	// certificateShort is when a certificate is too short: it lives for a day, and with 8 h left it should be renewed.
+	certificateShort = 4 * time.Hour
 	// pushGrace is how long after a push an edge may still be on its way to it.
 	pushGrace = 60 * time.Second
 	minGrace  = 90 * time.Second
@@ -39,6 +41,8 @@ type Target struct {
 type Facts struct {
 	// Record is the registry's entry; nil if it has none yet.
 	Record *gwv1.EdgeRecord
+	// Revoked is what ended its certificates; nil if they are good.
+	Revoked *gwv1.RevocationRecord
 	// Live is what this leader heard; nil if nothing.
 	Live   *Live
 	Target Target
@@ -60,11 +64,18 @@ func Classify(f Facts) *gwv1.Edge {
 	e := describe(f)
 	e.Connection, e.ConnectionReason = connection(f)
 	if e.ConflictingSessionId != "" {
-		e.ConnectionReason += fmt.Sprintf("; another live process, session %.8s, carries the same ID", e.ConflictingSessionId)
+		e.ConnectionReason += fmt.Sprintf("; another live process, session %.8s%s, carries the same ID", e.ConflictingSessionId, at(e.ConflictingAddress))
 	}
 	e.Sync, e.SyncReason = configSync(f, e)
 	e.Health, e.HealthReason = health(f)
 	return e
+}
+
+func at(address string) string {
+	if address == "" {
+		return ""
+	}
+	return " at " + address
 }
 
 // describe fills in what is not a state.
@@ -78,12 +89,17 @@ func describe(f Facts) *gwv1.Edge {
 		e.LoadedChecksum, e.LoadedRelease = hex.EncodeToString(r.LoadedChecksum), r.LoadedRelease
 		e.FirstSeen, e.CertificateNotAfter = timestamp(r.FirstSeen), timestamp(r.CertificateNotAfter)
 	}
+	if r := f.Revoked; r != nil {
+		e.RevokedAt, e.RevokedBy = timestamp(r.At), r.By
+	}
 	l := f.Live
 	if l == nil {
 		return e
 	}
-	e.Namespace, e.SessionId, e.ConflictingSessionId = l.Namespace, l.SessionID, l.ConflictingSessionID
-	e.RemoteAddress = l.Address
+	e.Namespace, e.SessionId, e.RemoteAddress = l.Namespace, l.SessionID, l.Address
+	if f.Revoked == nil {
+		e.ConflictingSessionId, e.ConflictingAddress = l.ConflictingSessionID, l.ConflictingAddress
+	}
 	if e.FirstSeen == nil {
 		e.FirstSeen = timestamppb.New(l.FirstHeard)
 	}
@@ -101,6 +117,8 @@ func connection(f Facts) (gwv1.Connection, string) {
 	const connected, stale, lost = gwv1.Connection_CONNECTION_CONNECTED, gwv1.Connection_CONNECTION_STALE, gwv1.Connection_CONNECTION_DISCONNECTED
 	l := f.Live
 	switch {
+	case f.Revoked != nil:
+		return lost, fmt.Sprintf("revoked by %s %s ago; it can enrol again with a fresh join token", f.Revoked.By, span(f.Now.Sub(time.Unix(0, f.Revoked.At))))
 	case l == nil:
 		return unheard(f)
 	case l.Goodbye:
@@ -220,19 +238,37 @@ func Culprit(e *gwv1.ApplyError) string {
 	return where + ": " + e.Message
 }
 
-// health is the third axis: what the edge itself says.
+// health is the third axis: what the edge itself says, and whether its certificate is about to end.
 func health(f Facts) (gwv1.Health, string) {
 	if f.Live == nil || f.Live.Heartbeat == nil {
 		return gwv1.Health_HEALTH_UNSPECIFIED, "it has not said how it is yet"
 	}
-	h := f.Live.Heartbeat
+	h, left := f.Live.Heartbeat, f.Live.Certificate.NotAfter.Sub(f.Now)
+	switch {
+	case f.Live.Certificate.NotAfter.IsZero() || left >= certificateShort:
+		return h.Health, said(h)
+	case h.Health == gwv1.Health_HEALTH_OK:
+		return gwv1.Health_HEALTH_DEGRADED, shortCertificate(left)
+	}
+	return h.Health, said(h) + "; " + shortCertificate(left)
+}
+
+// said is what an edge says of its health.
+func said(h *gwv1.HeartbeatRequest) string {
 	switch {
 	case h.HealthReason != "":
-		return h.Health, h.HealthReason
+		return h.HealthReason
 	case h.Health == gwv1.Health_HEALTH_OK:
-		return h.Health, "nothing is wrong"
+		return "nothing is wrong"
 	}
-	return h.Health, "it gave no reason"
+	return "it gave no reason"
+}
+
+func shortCertificate(left time.Duration) string {
+	if left <= 0 {
+		return fmt.Sprintf("its certificate ended %s ago and was not renewed", span(-left))
+	}
+	return fmt.Sprintf("its certificate ends in %s and was not renewed when it was due", span(left))
 }
 
 func release(number uint64) string {

@@ -50,14 +50,17 @@ type edge struct {
 	sessions  map[string]*session // session ID → process; 1 to maxSessions
 	gone      chan struct{}       // closed by Forget
 	reported  registered          // what the last heartbeat gave for the registry
+	heard     []Heard             // the newest maxHeard, oldest first
+	doubled   bool                // a second live process was told of in heard
 }
 
 // session is one process as it was heard.
 type session struct {
 	id          string
 	firstHeard  time.Time
-	heardAt     time.Time // of the last heartbeat; zero if none came yet
-	heartbeat   *gwv1.HeartbeatRequest
+	heardAt     time.Time              // of the last heartbeat; zero if none came yet
+	heartbeat   *gwv1.HeartbeatRequest // without vitals
+	doing       doing
 	interval    time.Duration // what it was told
 	address     string
 	certificate Certificate
@@ -69,7 +72,7 @@ type session struct {
 // registered is the part of a heartbeat that the replicated registry keeps.
 type registered struct {
 	version, build, checksum, serial string
-	epoch, release                   uint64
+	epoch, release, lineage          uint64
 	notAfter                         int64
 	failure                          failure
 }
@@ -107,6 +110,8 @@ type Certificate struct {
 	// Serial in hex.
 	Serial   string
 	NotAfter time.Time
+	// Lineage is the stamp of the enrolment that it goes back to.
+	Lineage uint64
 }
 
 // New returns an empty Fleet whose grace period starts now.
@@ -149,7 +154,8 @@ func (f *Fleet) LeaderSince() time.Time {
 	return f.leaderSince
 }
 
-// Beat takes in a heartbeat and returns when the next one is due. It keeps r, which must not be changed afterwards.
+// Beat takes in a heartbeat and returns when the next one is due. It keeps r, takes the vitals out of it, and r must not be
+// used for anything else afterwards.
 // Whoever beats is adopted: no registration comes first. A heartbeat that was overtaken by a later one of its session
 // changes nothing.
 func (f *Fleet) Beat(who identity.Edge, address string, r *gwv1.HeartbeatRequest, c Certificate) time.Duration {
@@ -161,8 +167,12 @@ func (f *Fleet) Beat(who identity.Edge, address string, r *gwv1.HeartbeatRequest
 	if s.heartbeat != nil && r.Sequence < s.heartbeat.Sequence {
 		return s.interval
 	}
+	e.noteBeat(s, now, address)
+	s.doing.report(r.Vitals)
+	r.Vitals = nil
 	s.heartbeat, s.heardAt, s.address, s.certificate, s.goodbye = r, now, address, c, false
 	s.interval = f.intervalLocked()
+	e.noteDouble(now)
 	if said := registryPart(r, c); said != e.reported {
 		e.reported = said
 		f.dirty[who.ID] = struct{}{}
@@ -175,7 +185,7 @@ func (f *Fleet) Beat(who identity.Edge, address string, r *gwv1.HeartbeatRequest
 func registryPart(r *gwv1.HeartbeatRequest, c Certificate) registered {
 	return registered{
 		version: r.Version, build: r.Build, checksum: string(r.LoadedChecksum), serial: c.Serial,
-		epoch: r.LoadedEpoch, release: r.LoadedRelease, notAfter: c.NotAfter.UnixNano(),
+		epoch: r.LoadedEpoch, release: r.LoadedRelease, notAfter: c.NotAfter.UnixNano(), lineage: c.Lineage,
 		failure: failurePart(r.ApplyError),
 	}
 }
@@ -188,20 +198,24 @@ func (f *Fleet) OpenStream(who identity.Edge, sessionID, address string) (gone <
 	now := f.now()
 	e := f.edgeLocked(who)
 	s := e.session(sessionID, now, f.interval)
+	e.noteStream(s, now, address)
 	s.streams++
 	s.streamSince, s.goodbye = now, false
 	if s.address == "" {
 		s.address = address
 	}
 	f.bumpLocked()
-	return e.gone, sync.OnceFunc(func() { f.closeStream(s) })
+	return e.gone, sync.OnceFunc(func() { f.closeStream(e, s) })
 }
 
-func (f *Fleet) closeStream(s *session) {
+func (f *Fleet) closeStream(e *edge, s *session) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.streams--
 	s.streamSince = f.now()
+	if s.streams == 0 && !s.goodbye {
+		e.note(Heard{At: s.streamSince, Kind: gwv1.EdgeEventKind_EDGE_EVENT_KIND_STREAM_BROKE, Session: s.id})
+	}
 	f.bumpLocked()
 }
 
@@ -214,6 +228,7 @@ func (f *Fleet) Goodbye(edgeID, sessionID string) {
 		return
 	}
 	e.sessions[sessionID].goodbye = true
+	e.note(Heard{At: f.now(), Kind: gwv1.EdgeEventKind_EDGE_EVENT_KIND_GOODBYE, Session: sessionID})
 	if len(e.sessions) > 1 {
 		delete(e.sessions, sessionID)
 	}

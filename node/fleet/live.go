@@ -10,8 +10,8 @@ import (
 type Live struct {
 	Namespace string
 	// SessionID is that of the process that was first heard last; ConflictingSessionID that of another one that has been
-	// heard since, so that two are alive.
-	SessionID, ConflictingSessionID string
+	// heard since, so that two are alive, and ConflictingAddress where that one calls from.
+	SessionID, ConflictingSessionID, ConflictingAddress string
 	// FirstHeard is when the process was first heard by this leader.
 	FirstHeard time.Time
 	// Heartbeat is the last one and HeardAt when it came; nil and zero if none came yet. It must not be changed.
@@ -25,6 +25,8 @@ type Live struct {
 	Streaming   bool
 	StreamSince time.Time
 	Goodbye     bool
+	// Rates are the newest that its heartbeats gave; nil if they gave none.
+	Rates *Rates
 }
 
 // GetNamespace returns the namespace; "" of nil.
@@ -33,6 +35,14 @@ func (l *Live) GetNamespace() string {
 		return ""
 	}
 	return l.Namespace
+}
+
+// GetRates returns the rates; nil of nil.
+func (l *Live) GetRates() *Rates {
+	if l == nil {
+		return nil
+	}
+	return l.Rates
 }
 
 // Live returns what was heard from an edge; nil if nothing was.
@@ -58,22 +68,38 @@ func (f *Fleet) All() map[string]*Live {
 	return all
 }
 
-// live describes the edge by the process first heard last, since a restart is far more common than a second process.
-func (e *edge) live(now time.Time) *Live {
+// Vitals returns what the process that an edge is shown by reported last; nil if it reported none.
+func (f *Fleet) Vitals(edgeID string) *gwv1.Vitals {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.edges[edgeID]
+	if e == nil {
+		return nil
+	}
+	return e.shown().doing.vitals()
+}
+
+// shown is the process first heard last, since a restart is far more common than a second process.
+func (e *edge) shown() *session {
 	var s *session
 	for _, other := range e.sessions {
 		if s == nil || newer(other, s) {
 			s = other
 		}
 	}
+	return s
+}
+
+func (e *edge) live(now time.Time) *Live {
+	s := e.shown()
 	l := &Live{
 		Namespace: e.namespace, SessionID: s.id, FirstHeard: s.firstHeard, Heartbeat: s.heartbeat, HeardAt: s.heardAt,
 		Interval: s.interval, Address: s.address, Certificate: s.certificate,
-		Streaming: s.streams > 0, StreamSince: s.streamSince, Goodbye: s.goodbye,
+		Streaming: s.streams > 0, StreamSince: s.streamSince, Goodbye: s.goodbye, Rates: s.doing.rates,
 	}
 	for _, other := range e.sessions {
 		if other != s && other.conflicts(s, now) && (l.ConflictingSessionID == "" || other.id < l.ConflictingSessionID) {
-			l.ConflictingSessionID = other.id
+			l.ConflictingSessionID, l.ConflictingAddress = other.id, other.address
 		}
 	}
 	return l

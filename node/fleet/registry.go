@@ -33,7 +33,7 @@ func (e *edge) record(id string) *gwv1.EdgeRecord {
 	r := e.reported
 	kept := &gwv1.EdgeRecord{
 		Id: id, Namespace: e.namespace, Version: r.version, Build: r.build,
-		CertificateSerial: r.serial, CertificateNotAfter: r.notAfter,
+		CertificateSerial: r.serial, CertificateNotAfter: r.notAfter, Lineage: r.lineage,
 		LoadedEpoch: r.epoch, LoadedRelease: r.release, LoadedChecksum: []byte(r.checksum),
 	}
 	if f := r.failure; f != (failure{}) {
@@ -76,7 +76,7 @@ func (f *Fleet) Away(edgeID string, firstSeen time.Time) time.Duration {
 	return f.now().Sub(last)
 }
 
-// Elapse raises the revision if time alone has changed the connection of an edge since Elapse was last called: a stream
+// Elapse notes which edges have fallen silent, and raises the revision if time alone has changed the connection of an edge since Elapse was last called: a stream
 // has been broken for too long, a heartbeat is late, or the grace period ended.
 func (f *Fleet) Elapse() {
 	f.mu.Lock()
@@ -87,9 +87,9 @@ func (f *Fleet) Elapse() {
 	crossed := passed(f.leaderSince.Add(Grace(f.interval)))
 	for _, e := range f.edges {
 		for _, s := range e.sessions {
-			crossed = crossed || passed(s.lastSign().Add(lateAfter(s.interval))) ||
-				passed(s.lastSign().Add(lostAfter(s.interval))) ||
-				s.streams == 0 && passed(s.streamSince.Add(streamGrace))
+			late, lost := passed(s.lastSign().Add(lateAfter(s.interval))), passed(s.lastSign().Add(lostAfter(s.interval)))
+			crossed = crossed || late || lost || s.streams == 0 && passed(s.streamSince.Add(streamGrace))
+			e.noteSilence(s, late, lost)
 		}
 	}
 	if crossed {

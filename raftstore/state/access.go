@@ -215,24 +215,77 @@ func (x *change) ownSecret(namespace, name string) bool {
 	return ok
 }
 
+// putUser makes a user or changes one: what is left empty of a role or a password stays as it is. A new password ends the
+// user's sessions.
 func (x *change) putUser(m *gwv1.PutUserRecord) *gwv1.Refusal {
 	if m.GetUser() == nil {
 		return invalid("no user")
 	}
-	if p := validUser(m.User); p != "" {
-		return invalid(p)
-	}
 	u := proto.CloneOf(m.User)
 	old, there := one[*gwv1.UserRecord](x.tx, tableUsers, byID, []byte(u.Name))
-	if there {
-		if m.Create {
-			return exists("user", u.Name)
-		}
+	switch {
+	case there && m.Create:
+		return exists("user", u.Name)
+	case there:
 		u.CreatedAt = old.CreatedAt
+		if u.Role == "" {
+			u.Role, u.Namespaces = old.Role, old.Namespaces
+		}
+		if u.PasswordHash == "" {
+			u.PasswordHash = old.PasswordHash
+		} else if u.PasswordHash != old.PasswordHash {
+			x.endSessions(u.Name)
+		}
+	}
+	if p := validUser(u); p != "" {
+		return invalid(p)
+	}
+	if there && rules(old) && !rules(u) && x.lastToRule(u.Name) {
+		return lastAdmin(u.Name)
 	}
 	x.put(tableUsers, u)
 	x.audit("put_user", "user/"+u.Name, "")
 	return nil
+}
+
+func (x *change) deleteUser(m *gwv1.DeleteUserRecord) *gwv1.Refusal {
+	u, ok := one[*gwv1.UserRecord](x.tx, tableUsers, byID, []byte(m.GetName()))
+	if !ok {
+		return notFound("user", m.GetName())
+	}
+	if rules(u) && x.lastToRule(u.Name) {
+		return lastAdmin(u.Name)
+	}
+	x.drop(tableUsers, u)
+	x.endSessions(u.Name)
+	x.audit("delete_user", "user/"+u.Name, "")
+	return nil
+}
+
+// rules reports whether a user may do everything everywhere.
+func rules(u *gwv1.UserRecord) bool { return u.Role == "admin" && len(u.Namespaces) == 0 }
+
+// lastToRule reports whether nobody else may do everything: without such a user the cluster can't be administered.
+func (x *change) lastToRule(name string) bool {
+	for u := range list[*gwv1.UserRecord](x.tx, tableUsers, byID, nil) {
+		if u.Name != name && rules(u) {
+			return false
+		}
+	}
+	return true
+}
+
+func lastAdmin(name string) *gwv1.Refusal {
+	return refuse(gwv1.RefusalCode_REFUSAL_CODE_PRECONDITION, "last_admin",
+		fmt.Sprintf("%s is the last admin of every namespace; make another one first", name))
+}
+
+func (x *change) endSessions(user string) {
+	for _, s := range slices.Collect(list[*gwv1.SessionRecord](x.tx, tableSessions, byID, nil)) {
+		if s.User == user {
+			x.drop(tableSessions, s)
+		}
+	}
 }
 
 func (x *change) putSession(m *gwv1.PutSessionRecord) *gwv1.Refusal {

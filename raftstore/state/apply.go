@@ -175,6 +175,14 @@ func (x *change) run() *gwv1.Refusal {
 		return x.freezePushes(b.FreezePushes)
 	case *gwv1.Command_UnfreezePushes:
 		return x.unfreezePushes(b.UnfreezePushes)
+	case *gwv1.Command_RevokeEdge:
+		return x.revokeEdge(b.RevokeEdge)
+	case *gwv1.Command_RetryEdge:
+		return x.retryEdge(b.RetryEdge)
+	case *gwv1.Command_LabelEdge:
+		return x.labelEdge(b.LabelEdge)
+	case *gwv1.Command_DeleteUser:
+		return x.deleteUser(b.DeleteUser)
 	}
 	return invalid("a command without a meaning") // a body that was added here but not above: the tests see it
 }
@@ -215,6 +223,8 @@ const (
 	keepStaged          = time.Hour
 	maxStagedBytes      = 256 << 20
 	keepReleases        = 100
+	// keepRevocations is longer than a certificate that was issued before one can still be renewed: a day and 90 more.
+	keepRevocations = 120 * 24 * time.Hour
 )
 
 // audit records the change; it takes the actor and the time from the command.
@@ -246,6 +256,16 @@ func (x *change) forgetOld() {
 		return x.olderThan(r.At, keepStaged)
 	}) {
 		x.dropStaged(r)
+	}
+	for _, r := range oldest(x.tx, tableTimelines, byTime, func(r *gwv1.TimelineRecord) bool {
+		return x.olderThan(r.RemovedAt, keepTimelines)
+	}) {
+		x.drop(tableTimelines, r)
+	}
+	for _, r := range oldest(x.tx, tableRevocations, byTime, func(r *gwv1.RevocationRecord) bool {
+		return x.olderThan(r.At, keepRevocations)
+	}) {
+		x.forgetRevocation(r)
 	}
 }
 

@@ -525,7 +525,11 @@ func TestPeople(t *testing.T) {
 	l.ok(user(true, "admin"))
 	l.refuses(user(true, "admin"), existsCode, "already_exists")
 	l.refuses(user(false, "king"), invalidCode, "invalid")
+	l.refuses(user(false, "viewer"), conditionRef, "last_admin")
+	l.refuses(&gwv1.Command{Body: &gwv1.Command_DeleteUser{DeleteUser: &gwv1.DeleteUserRecord{Name: "ann"}}}, conditionRef, "last_admin")
+	l.ok(&gwv1.Command{Body: &gwv1.Command_PutUser{PutUser: &gwv1.PutUserRecord{Create: true, User: &gwv1.UserRecord{Name: "root", Role: "admin"}}}})
 	l.ok(user(false, "viewer"))
+	l.ok(user(false, "")) // what is left empty stays
 	l.refuses(session("a", "bob", l.at+1), missingCode, "not_found")
 	l.refuses(session("a", "ann", l.at), invalidCode, "invalid")
 	l.ok(session("a", "ann", l.at+1))
@@ -544,6 +548,42 @@ func TestPeople(t *testing.T) {
 	if _, ok := l.Session(hashOf("b")); ok {
 		t.Error("signed out, and still there")
 	}
+}
+
+func TestANewPasswordAndADeletionEndAUsersSessions(t *testing.T) {
+	l := newLog(t)
+	put := func(u *gwv1.UserRecord) {
+		t.Helper()
+		l.ok(&gwv1.Command{Body: &gwv1.Command_PutUser{PutUser: &gwv1.PutUserRecord{User: u}}})
+	}
+	signIn := func(hash, user string) {
+		t.Helper()
+		l.ok(&gwv1.Command{Body: &gwv1.Command_PutSession{PutSession: &gwv1.PutSessionRecord{Session: &gwv1.SessionRecord{
+			TokenHash: hashOf(hash), User: user, ExpiresAt: l.at + int64(time.Hour),
+		}}}})
+	}
+	there := func(hash string) bool {
+		_, ok := l.Session(hashOf(hash))
+		return ok
+	}
+	put(&gwv1.UserRecord{Name: "root", Role: "admin", PasswordHash: "$r"})
+	put(&gwv1.UserRecord{Name: "bob", Role: "operator", PasswordHash: "$1", Namespaces: []string{"a"}})
+	signIn("r", "root")
+	signIn("b", "bob")
+	put(&gwv1.UserRecord{Name: "bob", Role: "viewer"})
+	if u, _ := l.User("bob"); u.Role != "viewer" || u.PasswordHash != "$1" || len(u.Namespaces) != 0 || !there("b") {
+		t.Errorf("another role: %v, signed in: %v", u, there("b"))
+	}
+	put(&gwv1.UserRecord{Name: "bob", PasswordHash: "$2"})
+	if u, _ := l.User("bob"); u.Role != "viewer" || u.PasswordHash != "$2" || there("b") || !there("r") {
+		t.Errorf("another password: %v, signed in: %v, the other: %v", u, there("b"), there("r"))
+	}
+	signIn("b2", "bob")
+	l.ok(&gwv1.Command{Body: &gwv1.Command_DeleteUser{DeleteUser: &gwv1.DeleteUserRecord{Name: "bob"}}})
+	if _, ok := l.User("bob"); ok || there("b2") || !there("r") {
+		t.Errorf("deleted: there %v, signed in: %v, the other: %v", ok, there("b2"), there("r"))
+	}
+	l.refuses(&gwv1.Command{Body: &gwv1.Command_DeleteUser{DeleteUser: &gwv1.DeleteUserRecord{Name: "bob"}}}, missingCode, "not_found")
 }
 
 func TestClusterCommands(t *testing.T) {

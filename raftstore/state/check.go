@@ -196,9 +196,13 @@ func validEdge(r *gwv1.EdgeRecord) string {
 		textProblem("version", r.Version, maxText), textProblem("build", r.Build, maxText),
 		textProblem("certificate serial", r.CertificateSerial, maxIDLength), validFailure(r.Failure))
 	if p == "" && len(r.LoadedChecksum) > 0 {
-		return hashProblem("loaded checksum", r.LoadedChecksum)
+		p = hashProblem("loaded checksum", r.LoadedChecksum)
 	}
 	return p
+}
+
+func validRevocation(r *gwv1.RevocationRecord) string {
+	return first(nameProblem("edge ID", r.EdgeId), actorProblem(r.By))
 }
 
 func validUser(r *gwv1.UserRecord) string {

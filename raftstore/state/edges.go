@@ -2,6 +2,9 @@ package state
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -56,19 +59,36 @@ func (x *change) enrollEdge(m *gwv1.EnrollEdge) *gwv1.Refusal {
 	used := proto.CloneOf(t)
 	used.Uses++
 	x.put(tableJoinTokens, used)
-	e := proto.CloneOf(m.Edge)
+	if r := x.takeIn(t, m.Edge); r != nil {
+		return r
+	}
+	x.audit("enroll_edge", "edge/"+m.Edge.Id, m.Edge.Namespace)
+	return nil
+}
+
+// takeIn registers an edge that enrols. One that was revoked comes back as a new one.
+func (x *change) takeIn(t *gwv1.JoinTokenRecord, edge *gwv1.EdgeRecord) *gwv1.Refusal {
+	e := proto.CloneOf(edge)
+	if x.revoked(e) {
+		return refuse(gwv1.RefusalCode_REFUSAL_CODE_CHANGED, "changed", fmt.Sprintf("edge %s was revoked in this moment; enrol again", e.Id))
+	}
+	e.Retry = 0
 	if old, ok := one[*gwv1.EdgeRecord](x.tx, tableEdges, byID, []byte(e.Id)); ok {
 		if old.Namespace != e.Namespace {
 			return refuse(gwv1.RefusalCode_REFUSAL_CODE_ALREADY_EXISTS, "already_exists",
 				fmt.Sprintf("edge ID %q is registered in another namespace; remove that edge first", e.Id))
 		}
-		e.FirstSeen = old.FirstSeen
-	} else if e.FirstSeen == 0 {
+		e.Retry = old.Retry
+		if !x.revoked(old) {
+			e.FirstSeen = old.FirstSeen
+		}
+	}
+	if e.FirstSeen == 0 {
 		e.FirstSeen = x.at
 	}
 	x.put(tableEdges, e)
 	x.noteOutcomes(e.Id, e)
-	x.audit("enroll_edge", "edge/"+e.Id, e.Namespace)
+	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_ENROLLED, Text: "join token " + t.Id})
 	return nil
 }
 
@@ -91,7 +111,8 @@ func (x *change) admits(t *gwv1.JoinTokenRecord, role, namespace string) *gwv1.R
 }
 
 // updateEdges records what the leader saw of edges. The batch may have been made before an edge enrolled anew, so of
-// two certificates the one that lasts longer is the newer, and with it goes the namespace it names.
+// two certificates the one that lasts longer is the newer, and with it goes the namespace it names. What admins decide
+// is not taken from it.
 func (x *change) updateEdges(m *gwv1.UpdateEdges) *gwv1.Refusal {
 	for _, e := range m.GetEdges() {
 		if p := validEdge(e); p != "" {
@@ -99,23 +120,41 @@ func (x *change) updateEdges(m *gwv1.UpdateEdges) *gwv1.Refusal {
 		}
 	}
 	for _, seen := range m.GetEdges() {
+		if x.revoked(seen) {
+			continue // heard just before
+		}
 		e := proto.CloneOf(seen)
 		old, ok := one[*gwv1.EdgeRecord](x.tx, tableEdges, byID, []byte(e.Id))
-		if ok {
-			e.FirstSeen = old.FirstSeen
-			if old.CertificateNotAfter > e.CertificateNotAfter {
-				e.Namespace, e.CertificateSerial, e.CertificateNotAfter = old.Namespace, old.CertificateSerial, old.CertificateNotAfter
-			}
-			if proto.Equal(old, e) {
-				continue
-			}
-		} else if e.FirstSeen == 0 {
-			e.FirstSeen = x.at
+		if !ok {
+			x.registerAgain(e)
+			continue
+		}
+		e.FirstSeen, e.Labels, e.Ephemeral, e.Retry = old.FirstSeen, old.Labels, old.Ephemeral, old.Retry
+		if old.CertificateNotAfter > e.CertificateNotAfter {
+			e.Namespace, e.CertificateSerial, e.CertificateNotAfter, e.Lineage = old.Namespace, old.CertificateSerial, old.CertificateNotAfter, old.Lineage
+		}
+		if old.Namespace != e.Namespace {
+			e.Labels = nil // an admin gave them to an edge of the other namespace
+		}
+		if proto.Equal(old, e) {
+			continue
 		}
 		x.put(tableEdges, e)
 		x.noteOutcomes(e.Id, e)
+		x.happened(e.Id, differences(old, e)...)
 	}
 	return nil
+}
+
+// registerAgain takes in an edge that has a certificate and no entry.
+func (x *change) registerAgain(e *gwv1.EdgeRecord) {
+	if e.FirstSeen == 0 {
+		e.FirstSeen = x.at
+	}
+	e.Retry = 0
+	x.put(tableEdges, e)
+	x.noteOutcomes(e.Id, e)
+	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REGISTERED_AGAIN, Release: e.LoadedRelease})
 }
 
 func (x *change) removeEdge(m *gwv1.RemoveEdgeRecord) *gwv1.Refusal {
@@ -125,6 +164,119 @@ func (x *change) removeEdge(m *gwv1.RemoveEdgeRecord) *gwv1.Refusal {
 	}
 	x.drop(tableEdges, e)
 	x.noteOutcomes(e.Id, nil)
+	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REMOVED, By: x.command.Actor})
 	x.audit("remove_edge", "edge/"+e.Id, e.Namespace)
 	return nil
+}
+
+// stamp is that of the command being applied: greater than every one before, over restores and recoveries too.
+func (x *change) stamp() uint64 { return Stamp(x.cluster.Epoch, x.index) }
+
+// Stamp orders commands by epoch and log index. Both are cut to what fits: 2^16 restores and 2^48 commands.
+func Stamp(epoch, index uint64) uint64 {
+	return min(epoch, 1<<16-1)<<48 | min(index, 1<<48-1)
+}
+
+// Stamp is that of the last command applied.
+func (s *State) Stamp() uint64 { return Stamp(s.cluster.Epoch, s.index) }
+
+// Revocation returns the newest revocation of an edge ID, whether or not there is an edge of that ID now.
+func (s *State) Revocation(edgeID string) (*gwv1.RevocationRecord, bool) {
+	return one[*gwv1.RevocationRecord](s.db.Txn(false), tableRevocations, byID, []byte(edgeID))
+}
+
+// Revoked returns the revocation that ends certificates of a lineage; nil if they are good.
+func (s *State) Revoked(edgeID string, lineage uint64) *gwv1.RevocationRecord {
+	if r, ok := s.Revocation(edgeID); ok && lineage < r.Before {
+		return r
+	}
+	return nil
+}
+
+// revoked reports whether the certificate that a record speaks of was revoked.
+func (x *change) revoked(e *gwv1.EdgeRecord) bool {
+	r, ok := one[*gwv1.RevocationRecord](x.tx, tableRevocations, byID, []byte(e.Id))
+	return ok && e.Lineage < r.Before
+}
+
+// revokeEdge ends every certificate that an edge ID has. The entry stays, to be seen.
+func (x *change) revokeEdge(m *gwv1.RevokeEdgeRecord) *gwv1.Refusal {
+	e, ok := one[*gwv1.EdgeRecord](x.tx, tableEdges, byID, []byte(m.GetId()))
+	if !ok {
+		return notFound("edge", m.GetId())
+	}
+	x.put(tableRevocations, &gwv1.RevocationRecord{EdgeId: e.Id, Before: x.stamp(), At: x.at, By: x.command.Actor})
+	x.cluster.EdgeNotice = x.stamp()
+	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REVOKED, By: x.command.Actor})
+	x.audit("revoke_edge", "edge/"+e.Id, e.Namespace)
+	return nil
+}
+
+// forgetRevocation drops a revocation that is older than any certificate that could still be used, and with it the
+// entry of an edge that never enrolled again.
+func (x *change) forgetRevocation(r *gwv1.RevocationRecord) {
+	e, ok := one[*gwv1.EdgeRecord](x.tx, tableEdges, byID, []byte(r.EdgeId))
+	if ok && e.Lineage < r.Before {
+		x.drop(tableEdges, e)
+		x.noteOutcomes(e.Id, nil)
+		x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REMOVED, Text: "long revoked"})
+	}
+	x.drop(tableRevocations, r)
+}
+
+// retryEdge raises the value at which an edge's rejections count.
+func (x *change) retryEdge(m *gwv1.RetryEdgeRecord) *gwv1.Refusal {
+	old, ok := one[*gwv1.EdgeRecord](x.tx, tableEdges, byID, []byte(m.GetId()))
+	if !ok {
+		return notFound("edge", m.GetId())
+	}
+	if x.revoked(old) {
+		return refuse(gwv1.RefusalCode_REFUSAL_CODE_PRECONDITION, "revoked",
+			fmt.Sprintf("edge %s is revoked: no hub talks to it before it enrols again", old.Id))
+	}
+	e := proto.CloneOf(old)
+	e.Retry = x.stamp()
+	x.cluster.EdgeNotice = e.Retry
+	x.put(tableEdges, e)
+	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_RETRY_ASKED, By: x.command.Actor})
+	x.audit("retry_edge", "edge/"+e.Id, e.Namespace)
+	return nil
+}
+
+// labelEdge changes the labels it names and leaves the others.
+func (x *change) labelEdge(m *gwv1.LabelEdgeRecord) *gwv1.Refusal {
+	old, ok := one[*gwv1.EdgeRecord](x.tx, tableEdges, byID, []byte(m.GetId()))
+	if !ok {
+		return notFound("edge", m.GetId())
+	}
+	e := proto.CloneOf(old)
+	if e.Labels == nil {
+		e.Labels = make(map[string]string, len(m.Set))
+	}
+	for _, k := range m.Remove {
+		delete(e.Labels, k)
+	}
+	maps.Copy(e.Labels, m.Set)
+	if p := labelsProblem(e.Labels); p != "" {
+		return invalid(p)
+	}
+	if maps.Equal(e.Labels, old.Labels) {
+		return nil
+	}
+	x.put(tableEdges, e)
+	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_LABELS_CHANGED, By: x.command.Actor, Text: shownLabels(e.Labels)})
+	x.audit("label_edge", "edge/"+e.Id, e.Namespace)
+	return nil
+}
+
+// shownLabels is "a=1 b=2".
+func shownLabels(labels map[string]string) string {
+	pairs := make([]string, 0, len(labels))
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		pairs = append(pairs, k+"="+labels[k])
+	}
+	if len(pairs) == 0 {
+		return "none left"
+	}
+	return strings.Join(pairs, " ")
 }

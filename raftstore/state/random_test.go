@@ -206,8 +206,9 @@ func (h *history) edges(s *State, c *gwv1.Command) {
 			e.Failure = &gwv1.LoadFailure{Epoch: t.Epoch, Release: t.Number, Code: h.pick("compile", "fetch"), Message: "no"}
 		}
 	}
+	e.Lineage = s.Stamp()
 	tokens := slices.Collect(s.JoinTokens())
-	switch h.rng.IntN(6) {
+	switch h.rng.IntN(9) {
 	case 0:
 		c.Body = &gwv1.Command_PutJoinToken{PutJoinToken: &gwv1.PutJoinTokenRecord{JoinToken: &gwv1.JoinTokenRecord{
 			Id: h.id("join"), Role: "edge", Namespace: h.namespace(), SecretHash: hashOf("x"), Labels: map[string]string{"x": "y", "z": "w"},
@@ -222,6 +223,12 @@ func (h *history) edges(s *State, c *gwv1.Command) {
 		c.Body = &gwv1.Command_EnrollEdge{EnrollEdge: m}
 	case 3:
 		c.Body = &gwv1.Command_RemoveEdge{RemoveEdge: &gwv1.RemoveEdgeRecord{Id: e.Id}}
+	case 5:
+		c.Body = &gwv1.Command_RevokeEdge{RevokeEdge: &gwv1.RevokeEdgeRecord{Id: e.Id}}
+	case 6:
+		c.Body = &gwv1.Command_RetryEdge{RetryEdge: &gwv1.RetryEdgeRecord{Id: e.Id}}
+	case 7:
+		c.Body = &gwv1.Command_LabelEdge{LabelEdge: &gwv1.LabelEdgeRecord{Id: e.Id, Set: map[string]string{"a": h.name(), "b": "1"}, Remove: []string{"x"}}}
 	case 4:
 		m := &gwv1.DeleteJoinTokenRecord{Id: "nobody"}
 		if len(tokens) > 3 {
@@ -258,10 +265,12 @@ func (h *history) hubs(s *State, c *gwv1.Command) {
 }
 
 func (h *history) people(s *State, c *gwv1.Command) {
-	switch h.rng.IntN(3) {
+	switch h.rng.IntN(4) {
+	case 3:
+		c.Body = &gwv1.Command_DeleteUser{DeleteUser: &gwv1.DeleteUserRecord{Name: h.pick("ann", "bob")}}
 	case 0:
 		c.Body = &gwv1.Command_PutUser{PutUser: &gwv1.PutUserRecord{Create: h.rng.IntN(2) == 0, User: &gwv1.UserRecord{
-			Name: h.pick("ann", "bob"), PasswordHash: "$argon2id$…", Role: h.pick("viewer", "admin", "king"), CreatedAt: h.now,
+			Name: h.pick("ann", "bob"), PasswordHash: "$argon2id$…", Role: h.pick("viewer", "admin", "king", ""), CreatedAt: h.now,
 		}}}
 	case 1:
 		c.Body = &gwv1.Command_PutSession{PutSession: &gwv1.PutSessionRecord{Session: &gwv1.SessionRecord{
@@ -381,6 +390,9 @@ func checkState(t *testing.T, s *State) {
 	}
 	for r := range s.Edges() {
 		want[r.Namespace] = true
+		if n := len(s.Timeline(r.Id)); n == 0 || n > maxTimeline {
+			t.Fatalf("the timeline of %s has %d entries", r.Id, n)
+		}
 	}
 	delete(want, resource.Global)
 	delete(want, "") // join tokens for hubs

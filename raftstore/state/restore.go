@@ -23,8 +23,8 @@ type Restoration struct {
 
 // Restore returns the state a cluster goes on with when backup takes the place of current. Everything is the backup's
 // but for what must not go back: the epoch rises above both, push numbers and time don't fall, the members stay those of
-// current (a hub that only the backup knows counts as removed), and the open term stays open. Edges are told to ask
-// anew about every token they know. Half-staged batches are dropped.
+// current (a hub that only the backup knows counts as removed), the open term stays open, and edges that were revoked
+// stay revoked. Edges are told to ask anew about every token they know. Half-staged batches are dropped.
 func Restore(current, backup *State, r Restoration) (*State, error) {
 	now := max(current.cluster.Now, r.At)
 	x := begin(backup, r.Index, &gwv1.Command{Actor: r.Actor, ActorAddress: r.ActorAddress, ProposedAt: now})
@@ -48,6 +48,7 @@ func Restore(current, backup *State, r Restoration) (*State, error) {
 		x.dropStaged(b)
 	}
 	x.keepHubs(current)
+	x.keepRevocations(current)
 	x.audit("restore", "cluster/"+x.cluster.ClusterId, "")
 	if x.err != nil {
 		return nil, fmt.Errorf("restore: %w", x.err)
@@ -67,5 +68,14 @@ func (x *change) keepHubs(current *State) {
 	}
 	for h := range current.Hubs() {
 		x.put(tableHubs, h)
+	}
+}
+
+// keepRevocations adds the revocations of current: a stolen edge must not come back with a backup.
+func (x *change) keepRevocations(current *State) {
+	for r := range list[*gwv1.RevocationRecord](current.db.Txn(false), tableRevocations, byID, nil) {
+		if was, ok := one[*gwv1.RevocationRecord](x.tx, tableRevocations, byID, []byte(r.EdgeId)); !ok || was.Before < r.Before {
+			x.put(tableRevocations, r)
+		}
 	}
 }

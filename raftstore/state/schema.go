@@ -29,6 +29,8 @@ const (
 	tablePushes      = "pushes"
 	tablePushEdges   = "push_edges"
 	tableFreezes     = "freezes"
+	tableTimelines   = "timelines"
+	tableRevocations = "revocations"
 
 	byID        = "id"
 	byUID       = "uid"
@@ -92,6 +94,12 @@ var tables = []table{
 		unique(byID, func(r *gwv1.PushEdgeRecord) []byte { return pushEdgeKey(r.Push, r.Edge) })), decodeAs[*gwv1.PushEdgeRecord](validPushEdge)},
 	{tableFreezes, 18, indexes(
 		unique(byID, func(r *gwv1.FreezeRecord) []byte { return terminated(r.Namespace) })), decodeAs[*gwv1.FreezeRecord](validFreeze)},
+	{tableTimelines, 20, indexes(
+		unique(byID, func(r *gwv1.TimelineRecord) []byte { return []byte(r.EdgeId) }),
+		multi(byTime, removalOfTimeline)), decodeAs[*gwv1.TimelineRecord](validTimeline)},
+	{tableRevocations, 21, indexes(
+		unique(byID, func(r *gwv1.RevocationRecord) []byte { return []byte(r.EdgeId) }),
+		many(byTime, func(r *gwv1.RevocationRecord) []byte { return timeKey(r.At) })), decodeAs[*gwv1.RevocationRecord](validRevocation)},
 }
 
 func schema() *memdb.DBSchema {
@@ -198,6 +206,14 @@ func secretsOfResource(r *gwv1.ResourceRecord) [][]byte {
 		keys[i] = terminated(s)
 	}
 	return keys
+}
+
+// removalOfTimeline is empty for edges that are registered: only timelines of removed ones are ever forgotten.
+func removalOfTimeline(r *gwv1.TimelineRecord) [][]byte {
+	if r.RemovedAt == 0 {
+		return nil
+	}
+	return [][]byte{timeKey(r.RemovedAt)}
 }
 
 func releaseKey(namespace string, n uint64) []byte {

@@ -440,199 +440,6 @@ func (x *HeartbeatRequest) GetVitals() *Vitals {
 	return nil
 }
 
-// Vitals are what a process of an edge has done since it began, and what it holds now. Every "total" only rises while
-// the process lives, so any two of a session give rates, and a heartbeat that is lost loses nothing.
-type Vitals struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long the process has run by its monotonic clock, in ms: what the differences of two vitals are divided by.
-	UptimeMs uint64 `protobuf:"varint,1,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
-	// Requests that were answered, or whose client went away, on every path.
-	RequestsTotal uint64 `protobuf:"varint,2,opt,name=requests_total,json=requestsTotal,proto3" json:"requests_total,omitempty"`
-	// Of these: answered with a status of 500 or above, whoever made it.
-	ErrorsTotal uint64 `protobuf:"varint,3,opt,name=errors_total,json=errorsTotal,proto3" json:"errors_total,omitempty"`
-	// Of these: answered by the edge itself with a status from 400 to 499, because of the token, a limit, a policy or no route.
-	RefusedTotal uint64 `protobuf:"varint,4,opt,name=refused_total,json=refusedTotal,proto3" json:"refused_total,omitempty"`
-	// Open connections of clients; requests that are being answered, and of these, streams (server-sent events, WebSockets).
-	ActiveConnections uint32 `protobuf:"varint,5,opt,name=active_connections,json=activeConnections,proto3" json:"active_connections,omitempty"`
-	ActiveRequests    uint32 `protobuf:"varint,6,opt,name=active_requests,json=activeRequests,proto3" json:"active_requests,omitempty"`
-	ActiveStreams     uint32 `protobuf:"varint,7,opt,name=active_streams,json=activeStreams,proto3" json:"active_streams,omitempty"`
-	// Counts of requests_total by how long they took to their last byte, streams left out: package gw/rpc/latency fixes the
-	// bounds. Zeros at the end may be left out.
-	Latency []uint64 `protobuf:"varint,8,rep,packed,name=latency,proto3" json:"latency,omitempty"`
-	// CPU time of the process, user and system, and how many CPUs it may use.
-	CpuSecondsTotal float64 `protobuf:"fixed64,9,opt,name=cpu_seconds_total,json=cpuSecondsTotal,proto3" json:"cpu_seconds_total,omitempty"`
-	Cpus            uint32  `protobuf:"varint,10,opt,name=cpus,proto3" json:"cpus,omitempty"`
-	RssBytes        uint64  `protobuf:"varint,11,opt,name=rss_bytes,json=rssBytes,proto3" json:"rss_bytes,omitempty"`
-	Goroutines      uint32  `protobuf:"varint,12,opt,name=goroutines,proto3" json:"goroutines,omitempty"`
-	// What waits on the disk for a hub.
-	PayloadsPending     uint64 `protobuf:"varint,13,opt,name=payloads_pending,json=payloadsPending,proto3" json:"payloads_pending,omitempty"`
-	PayloadBytesPending uint64 `protobuf:"varint,14,opt,name=payload_bytes_pending,json=payloadBytesPending,proto3" json:"payload_bytes_pending,omitempty"`
-	UsagePending        uint64 `protobuf:"varint,15,opt,name=usage_pending,json=usagePending,proto3" json:"usage_pending,omitempty"`
-	// Payloads and usage records known to be lost, because a damaged spool.db was set aside.
-	SpoolLost uint64 `protobuf:"varint,16,opt,name=spool_lost,json=spoolLost,proto3" json:"spool_lost,omitempty"`
-	// The file system of the data directory.
-	DiskFreeBytes  uint64 `protobuf:"varint,17,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
-	DiskTotalBytes uint64 `protobuf:"varint,18,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
-}
-
-func (x *Vitals) Reset() {
-	*x = Vitals{}
-	mi := &file_gw_v1_edge_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Vitals) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Vitals) ProtoMessage() {}
-
-func (x *Vitals) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Vitals.ProtoReflect.Descriptor instead.
-func (*Vitals) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *Vitals) GetUptimeMs() uint64 {
-	if x != nil {
-		return x.UptimeMs
-	}
-	return 0
-}
-
-func (x *Vitals) GetRequestsTotal() uint64 {
-	if x != nil {
-		return x.RequestsTotal
-	}
-	return 0
-}
-
-func (x *Vitals) GetErrorsTotal() uint64 {
-	if x != nil {
-		return x.ErrorsTotal
-	}
-	return 0
-}
-
-func (x *Vitals) GetRefusedTotal() uint64 {
-	if x != nil {
-		return x.RefusedTotal
-	}
-	return 0
-}
-
-func (x *Vitals) GetActiveConnections() uint32 {
-	if x != nil {
-		return x.ActiveConnections
-	}
-	return 0
-}
-
-func (x *Vitals) GetActiveRequests() uint32 {
-	if x != nil {
-		return x.ActiveRequests
-	}
-	return 0
-}
-
-func (x *Vitals) GetActiveStreams() uint32 {
-	if x != nil {
-		return x.ActiveStreams
-	}
-	return 0
-}
-
-func (x *Vitals) GetLatency() []uint64 {
-	if x != nil {
-		return x.Latency
-	}
-	return nil
-}
-
-func (x *Vitals) GetCpuSecondsTotal() float64 {
-	if x != nil {
-		return x.CpuSecondsTotal
-	}
-	return 0
-}
-
-func (x *Vitals) GetCpus() uint32 {
-	if x != nil {
-		return x.Cpus
-	}
-	return 0
-}
-
-func (x *Vitals) GetRssBytes() uint64 {
-	if x != nil {
-		return x.RssBytes
-	}
-	return 0
-}
-
-func (x *Vitals) GetGoroutines() uint32 {
-	if x != nil {
-		return x.Goroutines
-	}
-	return 0
-}
-
-func (x *Vitals) GetPayloadsPending() uint64 {
-	if x != nil {
-		return x.PayloadsPending
-	}
-	return 0
-}
-
-func (x *Vitals) GetPayloadBytesPending() uint64 {
-	if x != nil {
-		return x.PayloadBytesPending
-	}
-	return 0
-}
-
-func (x *Vitals) GetUsagePending() uint64 {
-	if x != nil {
-		return x.UsagePending
-	}
-	return 0
-}
-
-func (x *Vitals) GetSpoolLost() uint64 {
-	if x != nil {
-		return x.SpoolLost
-	}
-	return 0
-}
-
-func (x *Vitals) GetDiskFreeBytes() uint64 {
-	if x != nil {
-		return x.DiskFreeBytes
-	}
-	return 0
-}
-
-func (x *Vitals) GetDiskTotalBytes() uint64 {
-	if x != nil {
-		return x.DiskTotalBytes
-	}
-	return 0
-}
-
 type HeartbeatResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When to beat next, before jitter.
@@ -649,7 +456,7 @@ type HeartbeatResponse struct {
 
 func (x *HeartbeatResponse) Reset() {
 	*x = HeartbeatResponse{}
-	mi := &file_gw_v1_edge_proto_msgTypes[6]
+	mi := &file_gw_v1_edge_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +468,7 @@ func (x *HeartbeatResponse) String() string {
 func (*HeartbeatResponse) ProtoMessage() {}
 
 func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[6]
+	mi := &file_gw_v1_edge_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +481,7 @@ func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
 func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{6}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *HeartbeatResponse) GetInterval() *durationpb.Duration {
@@ -718,7 +525,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_gw_v1_edge_proto_msgTypes[7]
+	mi := &file_gw_v1_edge_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +537,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[7]
+	mi := &file_gw_v1_edge_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +550,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{7}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Target) GetEpoch() uint64 {
@@ -781,7 +588,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_gw_v1_edge_proto_msgTypes[8]
+	mi := &file_gw_v1_edge_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +600,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[8]
+	mi := &file_gw_v1_edge_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +613,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{8}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WatchRequest) GetSessionId() string {
@@ -851,7 +658,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_gw_v1_edge_proto_msgTypes[9]
+	mi := &file_gw_v1_edge_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +670,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[9]
+	mi := &file_gw_v1_edge_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +683,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{9}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchResponse) GetEvent() isWatchResponse_Event {
@@ -953,7 +760,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_gw_v1_edge_proto_msgTypes[10]
+	mi := &file_gw_v1_edge_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +772,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[10]
+	mi := &file_gw_v1_edge_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +785,7 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{10}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Tick) GetClusterId() string {
@@ -1024,7 +831,7 @@ type Removed struct {
 
 func (x *Removed) Reset() {
 	*x = Removed{}
-	mi := &file_gw_v1_edge_proto_msgTypes[11]
+	mi := &file_gw_v1_edge_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +843,7 @@ func (x *Removed) String() string {
 func (*Removed) ProtoMessage() {}
 
 func (x *Removed) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[11]
+	mi := &file_gw_v1_edge_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +856,7 @@ func (x *Removed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removed.ProtoReflect.Descriptor instead.
 func (*Removed) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{11}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{10}
 }
 
 // AccessChanges are changes to tokens, apps and secrets up to a version.
@@ -1066,7 +873,7 @@ type AccessChanges struct {
 
 func (x *AccessChanges) Reset() {
 	*x = AccessChanges{}
-	mi := &file_gw_v1_edge_proto_msgTypes[12]
+	mi := &file_gw_v1_edge_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +885,7 @@ func (x *AccessChanges) String() string {
 func (*AccessChanges) ProtoMessage() {}
 
 func (x *AccessChanges) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[12]
+	mi := &file_gw_v1_edge_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +898,7 @@ func (x *AccessChanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessChanges.ProtoReflect.Descriptor instead.
 func (*AccessChanges) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{12}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AccessChanges) GetReset_() bool {
@@ -1131,7 +938,7 @@ type AccessChange struct {
 
 func (x *AccessChange) Reset() {
 	*x = AccessChange{}
-	mi := &file_gw_v1_edge_proto_msgTypes[13]
+	mi := &file_gw_v1_edge_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +950,7 @@ func (x *AccessChange) String() string {
 func (*AccessChange) ProtoMessage() {}
 
 func (x *AccessChange) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[13]
+	mi := &file_gw_v1_edge_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +963,7 @@ func (x *AccessChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessChange.ProtoReflect.Descriptor instead.
 func (*AccessChange) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{13}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AccessChange) GetVersion() uint64 {
@@ -1251,7 +1058,7 @@ type FetchReleaseRequest struct {
 
 func (x *FetchReleaseRequest) Reset() {
 	*x = FetchReleaseRequest{}
-	mi := &file_gw_v1_edge_proto_msgTypes[14]
+	mi := &file_gw_v1_edge_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1070,7 @@ func (x *FetchReleaseRequest) String() string {
 func (*FetchReleaseRequest) ProtoMessage() {}
 
 func (x *FetchReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[14]
+	mi := &file_gw_v1_edge_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1083,7 @@ func (x *FetchReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchReleaseRequest.ProtoReflect.Descriptor instead.
 func (*FetchReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{14}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FetchReleaseRequest) GetBaseChecksum() []byte {
@@ -1301,7 +1108,7 @@ type FetchReleaseResponse struct {
 
 func (x *FetchReleaseResponse) Reset() {
 	*x = FetchReleaseResponse{}
-	mi := &file_gw_v1_edge_proto_msgTypes[15]
+	mi := &file_gw_v1_edge_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1120,7 @@ func (x *FetchReleaseResponse) String() string {
 func (*FetchReleaseResponse) ProtoMessage() {}
 
 func (x *FetchReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[15]
+	mi := &file_gw_v1_edge_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1133,7 @@ func (x *FetchReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchReleaseResponse.ProtoReflect.Descriptor instead.
 func (*FetchReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{15}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FetchReleaseResponse) GetPart() isFetchReleaseResponse_Part {
@@ -1416,7 +1223,7 @@ type ReleaseHeader struct {
 
 func (x *ReleaseHeader) Reset() {
 	*x = ReleaseHeader{}
-	mi := &file_gw_v1_edge_proto_msgTypes[16]
+	mi := &file_gw_v1_edge_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1235,7 @@ func (x *ReleaseHeader) String() string {
 func (*ReleaseHeader) ProtoMessage() {}
 
 func (x *ReleaseHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[16]
+	mi := &file_gw_v1_edge_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1248,7 @@ func (x *ReleaseHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHeader.ProtoReflect.Descriptor instead.
 func (*ReleaseHeader) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{16}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReleaseHeader) GetTarget() *Target {
@@ -1496,7 +1303,7 @@ type ManifestPart struct {
 
 func (x *ManifestPart) Reset() {
 	*x = ManifestPart{}
-	mi := &file_gw_v1_edge_proto_msgTypes[17]
+	mi := &file_gw_v1_edge_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1315,7 @@ func (x *ManifestPart) String() string {
 func (*ManifestPart) ProtoMessage() {}
 
 func (x *ManifestPart) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[17]
+	mi := &file_gw_v1_edge_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1328,7 @@ func (x *ManifestPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManifestPart.ProtoReflect.Descriptor instead.
 func (*ManifestPart) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{17}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ManifestPart) GetUpserts() []*ManifestEntry {
@@ -1550,7 +1357,7 @@ type ManifestEntry struct {
 
 func (x *ManifestEntry) Reset() {
 	*x = ManifestEntry{}
-	mi := &file_gw_v1_edge_proto_msgTypes[18]
+	mi := &file_gw_v1_edge_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1369,7 @@ func (x *ManifestEntry) String() string {
 func (*ManifestEntry) ProtoMessage() {}
 
 func (x *ManifestEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[18]
+	mi := &file_gw_v1_edge_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1382,7 @@ func (x *ManifestEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManifestEntry.ProtoReflect.Descriptor instead.
 func (*ManifestEntry) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{18}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ManifestEntry) GetKind() string {
@@ -1611,7 +1418,7 @@ type BlobPart struct {
 
 func (x *BlobPart) Reset() {
 	*x = BlobPart{}
-	mi := &file_gw_v1_edge_proto_msgTypes[19]
+	mi := &file_gw_v1_edge_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1430,7 @@ func (x *BlobPart) String() string {
 func (*BlobPart) ProtoMessage() {}
 
 func (x *BlobPart) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[19]
+	mi := &file_gw_v1_edge_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1443,7 @@ func (x *BlobPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobPart.ProtoReflect.Descriptor instead.
 func (*BlobPart) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{19}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BlobPart) GetZstd() []byte {
@@ -1666,7 +1473,7 @@ type Blob struct {
 
 func (x *Blob) Reset() {
 	*x = Blob{}
-	mi := &file_gw_v1_edge_proto_msgTypes[20]
+	mi := &file_gw_v1_edge_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1485,7 @@ func (x *Blob) String() string {
 func (*Blob) ProtoMessage() {}
 
 func (x *Blob) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[20]
+	mi := &file_gw_v1_edge_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1498,7 @@ func (x *Blob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blob.ProtoReflect.Descriptor instead.
 func (*Blob) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{20}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Blob) GetDigest() []byte {
@@ -1730,7 +1537,7 @@ type ReleaseEnd struct {
 
 func (x *ReleaseEnd) Reset() {
 	*x = ReleaseEnd{}
-	mi := &file_gw_v1_edge_proto_msgTypes[21]
+	mi := &file_gw_v1_edge_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1549,7 @@ func (x *ReleaseEnd) String() string {
 func (*ReleaseEnd) ProtoMessage() {}
 
 func (x *ReleaseEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[21]
+	mi := &file_gw_v1_edge_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1562,7 @@ func (x *ReleaseEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseEnd.ProtoReflect.Descriptor instead.
 func (*ReleaseEnd) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{21}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{20}
 }
 
 type FetchSecretsRequest struct {
@@ -1766,7 +1573,7 @@ type FetchSecretsRequest struct {
 
 func (x *FetchSecretsRequest) Reset() {
 	*x = FetchSecretsRequest{}
-	mi := &file_gw_v1_edge_proto_msgTypes[22]
+	mi := &file_gw_v1_edge_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +1585,7 @@ func (x *FetchSecretsRequest) String() string {
 func (*FetchSecretsRequest) ProtoMessage() {}
 
 func (x *FetchSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[22]
+	mi := &file_gw_v1_edge_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +1598,7 @@ func (x *FetchSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSecretsRequest.ProtoReflect.Descriptor instead.
 func (*FetchSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{22}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{21}
 }
 
 type FetchSecretsResponse struct {
@@ -1805,7 +1612,7 @@ type FetchSecretsResponse struct {
 
 func (x *FetchSecretsResponse) Reset() {
 	*x = FetchSecretsResponse{}
-	mi := &file_gw_v1_edge_proto_msgTypes[23]
+	mi := &file_gw_v1_edge_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +1624,7 @@ func (x *FetchSecretsResponse) String() string {
 func (*FetchSecretsResponse) ProtoMessage() {}
 
 func (x *FetchSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[23]
+	mi := &file_gw_v1_edge_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +1637,7 @@ func (x *FetchSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSecretsResponse.ProtoReflect.Descriptor instead.
 func (*FetchSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{23}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FetchSecretsResponse) GetSecrets() []*SecretValue {
@@ -1858,7 +1665,7 @@ type SecretValue struct {
 
 func (x *SecretValue) Reset() {
 	*x = SecretValue{}
-	mi := &file_gw_v1_edge_proto_msgTypes[24]
+	mi := &file_gw_v1_edge_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +1677,7 @@ func (x *SecretValue) String() string {
 func (*SecretValue) ProtoMessage() {}
 
 func (x *SecretValue) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[24]
+	mi := &file_gw_v1_edge_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +1690,7 @@ func (x *SecretValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretValue.ProtoReflect.Descriptor instead.
 func (*SecretValue) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{24}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SecretValue) GetName() string {
@@ -1917,7 +1724,7 @@ type ValidateTokenRequest struct {
 
 func (x *ValidateTokenRequest) Reset() {
 	*x = ValidateTokenRequest{}
-	mi := &file_gw_v1_edge_proto_msgTypes[25]
+	mi := &file_gw_v1_edge_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +1736,7 @@ func (x *ValidateTokenRequest) String() string {
 func (*ValidateTokenRequest) ProtoMessage() {}
 
 func (x *ValidateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[25]
+	mi := &file_gw_v1_edge_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +1749,7 @@ func (x *ValidateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateTokenRequest.ProtoReflect.Descriptor instead.
 func (*ValidateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{25}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ValidateTokenRequest) GetTokenHash() []byte {
@@ -1971,7 +1778,7 @@ type ValidateTokenResponse struct {
 
 func (x *ValidateTokenResponse) Reset() {
 	*x = ValidateTokenResponse{}
-	mi := &file_gw_v1_edge_proto_msgTypes[26]
+	mi := &file_gw_v1_edge_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +1790,7 @@ func (x *ValidateTokenResponse) String() string {
 func (*ValidateTokenResponse) ProtoMessage() {}
 
 func (x *ValidateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[26]
+	mi := &file_gw_v1_edge_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +1803,7 @@ func (x *ValidateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateTokenResponse.ProtoReflect.Descriptor instead.
 func (*ValidateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{26}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ValidateTokenResponse) GetValid() bool {
@@ -2064,7 +1871,7 @@ type GoodbyeRequest struct {
 
 func (x *GoodbyeRequest) Reset() {
 	*x = GoodbyeRequest{}
-	mi := &file_gw_v1_edge_proto_msgTypes[27]
+	mi := &file_gw_v1_edge_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +1883,7 @@ func (x *GoodbyeRequest) String() string {
 func (*GoodbyeRequest) ProtoMessage() {}
 
 func (x *GoodbyeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[27]
+	mi := &file_gw_v1_edge_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +1896,7 @@ func (x *GoodbyeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoodbyeRequest.ProtoReflect.Descriptor instead.
 func (*GoodbyeRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{27}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GoodbyeRequest) GetSessionId() string {
@@ -2107,7 +1914,7 @@ type GoodbyeResponse struct {
 
 func (x *GoodbyeResponse) Reset() {
 	*x = GoodbyeResponse{}
-	mi := &file_gw_v1_edge_proto_msgTypes[28]
+	mi := &file_gw_v1_edge_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +1926,7 @@ func (x *GoodbyeResponse) String() string {
 func (*GoodbyeResponse) ProtoMessage() {}
 
 func (x *GoodbyeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_edge_proto_msgTypes[28]
+	mi := &file_gw_v1_edge_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +1939,7 @@ func (x *GoodbyeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoodbyeResponse.ProtoReflect.Descriptor instead.
 func (*GoodbyeResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_edge_proto_rawDescGZIP(), []int{28}
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{27}
 }
 
 var File_gw_v1_edge_proto protoreflect.FileDescriptor
@@ -2182,30 +1989,7 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\x06vitals\x18\x10 \x01(\v2\r.gw.v1.VitalsR\x06vitals\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbb\x05\n" +
-	"\x06Vitals\x12\x1b\n" +
-	"\tuptime_ms\x18\x01 \x01(\x04R\buptimeMs\x12%\n" +
-	"\x0erequests_total\x18\x02 \x01(\x04R\rrequestsTotal\x12!\n" +
-	"\ferrors_total\x18\x03 \x01(\x04R\verrorsTotal\x12#\n" +
-	"\rrefused_total\x18\x04 \x01(\x04R\frefusedTotal\x12-\n" +
-	"\x12active_connections\x18\x05 \x01(\rR\x11activeConnections\x12'\n" +
-	"\x0factive_requests\x18\x06 \x01(\rR\x0eactiveRequests\x12%\n" +
-	"\x0eactive_streams\x18\a \x01(\rR\ractiveStreams\x12\"\n" +
-	"\alatency\x18\b \x03(\x04B\b\xbaH\x05\x92\x01\x02\x10@R\alatency\x12<\n" +
-	"\x11cpu_seconds_total\x18\t \x01(\x01B\x10\xbaH\r\x12\v@\x01)\x00\x00\x00\x00\x00\x00\x00\x00R\x0fcpuSecondsTotal\x12\x12\n" +
-	"\x04cpus\x18\n" +
-	" \x01(\rR\x04cpus\x12\x1b\n" +
-	"\trss_bytes\x18\v \x01(\x04R\brssBytes\x12\x1e\n" +
-	"\n" +
-	"goroutines\x18\f \x01(\rR\n" +
-	"goroutines\x12)\n" +
-	"\x10payloads_pending\x18\r \x01(\x04R\x0fpayloadsPending\x122\n" +
-	"\x15payload_bytes_pending\x18\x0e \x01(\x04R\x13payloadBytesPending\x12#\n" +
-	"\rusage_pending\x18\x0f \x01(\x04R\fusagePending\x12\x1d\n" +
-	"\n" +
-	"spool_lost\x18\x10 \x01(\x04R\tspoolLost\x12&\n" +
-	"\x0fdisk_free_bytes\x18\x11 \x01(\x04R\rdiskFreeBytes\x12(\n" +
-	"\x10disk_total_bytes\x18\x12 \x01(\x04R\x0ediskTotalBytes\"\xa2\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x01\n" +
 	"\x11HeartbeatResponse\x125\n" +
 	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x19\n" +
 	"\bhub_urls\x18\x02 \x03(\tR\ahubUrls\x12%\n" +
@@ -2329,81 +2113,81 @@ func file_gw_v1_edge_proto_rawDescGZIP() []byte {
 	return file_gw_v1_edge_proto_rawDescData
 }
 
-var file_gw_v1_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_gw_v1_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_gw_v1_edge_proto_goTypes = []any{
 	(*EnrollRequest)(nil),            // 0: gw.v1.EnrollRequest
 	(*EnrollResponse)(nil),           // 1: gw.v1.EnrollResponse
 	(*RenewCertificateRequest)(nil),  // 2: gw.v1.RenewCertificateRequest
 	(*RenewCertificateResponse)(nil), // 3: gw.v1.RenewCertificateResponse
 	(*HeartbeatRequest)(nil),         // 4: gw.v1.HeartbeatRequest
-	(*Vitals)(nil),                   // 5: gw.v1.Vitals
-	(*HeartbeatResponse)(nil),        // 6: gw.v1.HeartbeatResponse
-	(*Target)(nil),                   // 7: gw.v1.Target
-	(*WatchRequest)(nil),             // 8: gw.v1.WatchRequest
-	(*WatchResponse)(nil),            // 9: gw.v1.WatchResponse
-	(*Tick)(nil),                     // 10: gw.v1.Tick
-	(*Removed)(nil),                  // 11: gw.v1.Removed
-	(*AccessChanges)(nil),            // 12: gw.v1.AccessChanges
-	(*AccessChange)(nil),             // 13: gw.v1.AccessChange
-	(*FetchReleaseRequest)(nil),      // 14: gw.v1.FetchReleaseRequest
-	(*FetchReleaseResponse)(nil),     // 15: gw.v1.FetchReleaseResponse
-	(*ReleaseHeader)(nil),            // 16: gw.v1.ReleaseHeader
-	(*ManifestPart)(nil),             // 17: gw.v1.ManifestPart
-	(*ManifestEntry)(nil),            // 18: gw.v1.ManifestEntry
-	(*BlobPart)(nil),                 // 19: gw.v1.BlobPart
-	(*Blob)(nil),                     // 20: gw.v1.Blob
-	(*ReleaseEnd)(nil),               // 21: gw.v1.ReleaseEnd
-	(*FetchSecretsRequest)(nil),      // 22: gw.v1.FetchSecretsRequest
-	(*FetchSecretsResponse)(nil),     // 23: gw.v1.FetchSecretsResponse
-	(*SecretValue)(nil),              // 24: gw.v1.SecretValue
-	(*ValidateTokenRequest)(nil),     // 25: gw.v1.ValidateTokenRequest
-	(*ValidateTokenResponse)(nil),    // 26: gw.v1.ValidateTokenResponse
-	(*GoodbyeRequest)(nil),           // 27: gw.v1.GoodbyeRequest
-	(*GoodbyeResponse)(nil),          // 28: gw.v1.GoodbyeResponse
-	nil,                              // 29: gw.v1.HeartbeatRequest.MetadataEntry
-	(*timestamppb.Timestamp)(nil),    // 30: google.protobuf.Timestamp
-	(Health)(0),                      // 31: gw.v1.Health
-	(*ApplyError)(nil),               // 32: gw.v1.ApplyError
+	(*HeartbeatResponse)(nil),        // 5: gw.v1.HeartbeatResponse
+	(*Target)(nil),                   // 6: gw.v1.Target
+	(*WatchRequest)(nil),             // 7: gw.v1.WatchRequest
+	(*WatchResponse)(nil),            // 8: gw.v1.WatchResponse
+	(*Tick)(nil),                     // 9: gw.v1.Tick
+	(*Removed)(nil),                  // 10: gw.v1.Removed
+	(*AccessChanges)(nil),            // 11: gw.v1.AccessChanges
+	(*AccessChange)(nil),             // 12: gw.v1.AccessChange
+	(*FetchReleaseRequest)(nil),      // 13: gw.v1.FetchReleaseRequest
+	(*FetchReleaseResponse)(nil),     // 14: gw.v1.FetchReleaseResponse
+	(*ReleaseHeader)(nil),            // 15: gw.v1.ReleaseHeader
+	(*ManifestPart)(nil),             // 16: gw.v1.ManifestPart
+	(*ManifestEntry)(nil),            // 17: gw.v1.ManifestEntry
+	(*BlobPart)(nil),                 // 18: gw.v1.BlobPart
+	(*Blob)(nil),                     // 19: gw.v1.Blob
+	(*ReleaseEnd)(nil),               // 20: gw.v1.ReleaseEnd
+	(*FetchSecretsRequest)(nil),      // 21: gw.v1.FetchSecretsRequest
+	(*FetchSecretsResponse)(nil),     // 22: gw.v1.FetchSecretsResponse
+	(*SecretValue)(nil),              // 23: gw.v1.SecretValue
+	(*ValidateTokenRequest)(nil),     // 24: gw.v1.ValidateTokenRequest
+	(*ValidateTokenResponse)(nil),    // 25: gw.v1.ValidateTokenResponse
+	(*GoodbyeRequest)(nil),           // 26: gw.v1.GoodbyeRequest
+	(*GoodbyeResponse)(nil),          // 27: gw.v1.GoodbyeResponse
+	nil,                              // 28: gw.v1.HeartbeatRequest.MetadataEntry
+	(*timestamppb.Timestamp)(nil),    // 29: google.protobuf.Timestamp
+	(Health)(0),                      // 30: gw.v1.Health
+	(*ApplyError)(nil),               // 31: gw.v1.ApplyError
+	(*Vitals)(nil),                   // 32: gw.v1.Vitals
 	(*durationpb.Duration)(nil),      // 33: google.protobuf.Duration
 }
 var file_gw_v1_edge_proto_depIdxs = []int32{
-	30, // 0: gw.v1.HeartbeatRequest.started_at:type_name -> google.protobuf.Timestamp
-	31, // 1: gw.v1.HeartbeatRequest.health:type_name -> gw.v1.Health
-	32, // 2: gw.v1.HeartbeatRequest.apply_error:type_name -> gw.v1.ApplyError
-	29, // 3: gw.v1.HeartbeatRequest.metadata:type_name -> gw.v1.HeartbeatRequest.MetadataEntry
-	5,  // 4: gw.v1.HeartbeatRequest.vitals:type_name -> gw.v1.Vitals
+	29, // 0: gw.v1.HeartbeatRequest.started_at:type_name -> google.protobuf.Timestamp
+	30, // 1: gw.v1.HeartbeatRequest.health:type_name -> gw.v1.Health
+	31, // 2: gw.v1.HeartbeatRequest.apply_error:type_name -> gw.v1.ApplyError
+	28, // 3: gw.v1.HeartbeatRequest.metadata:type_name -> gw.v1.HeartbeatRequest.MetadataEntry
+	32, // 4: gw.v1.HeartbeatRequest.vitals:type_name -> gw.v1.Vitals
 	33, // 5: gw.v1.HeartbeatResponse.interval:type_name -> google.protobuf.Duration
-	7,  // 6: gw.v1.HeartbeatResponse.target:type_name -> gw.v1.Target
-	10, // 7: gw.v1.WatchResponse.tick:type_name -> gw.v1.Tick
-	12, // 8: gw.v1.WatchResponse.access:type_name -> gw.v1.AccessChanges
-	11, // 9: gw.v1.WatchResponse.removed:type_name -> gw.v1.Removed
-	7,  // 10: gw.v1.Tick.target:type_name -> gw.v1.Target
-	13, // 11: gw.v1.AccessChanges.changes:type_name -> gw.v1.AccessChange
-	16, // 12: gw.v1.FetchReleaseResponse.header:type_name -> gw.v1.ReleaseHeader
-	17, // 13: gw.v1.FetchReleaseResponse.manifest:type_name -> gw.v1.ManifestPart
-	19, // 14: gw.v1.FetchReleaseResponse.blobs:type_name -> gw.v1.BlobPart
-	21, // 15: gw.v1.FetchReleaseResponse.end:type_name -> gw.v1.ReleaseEnd
-	7,  // 16: gw.v1.ReleaseHeader.target:type_name -> gw.v1.Target
-	18, // 17: gw.v1.ManifestPart.upserts:type_name -> gw.v1.ManifestEntry
-	18, // 18: gw.v1.ManifestPart.removals:type_name -> gw.v1.ManifestEntry
-	24, // 19: gw.v1.FetchSecretsResponse.secrets:type_name -> gw.v1.SecretValue
-	30, // 20: gw.v1.ValidateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	6,  // 6: gw.v1.HeartbeatResponse.target:type_name -> gw.v1.Target
+	9,  // 7: gw.v1.WatchResponse.tick:type_name -> gw.v1.Tick
+	11, // 8: gw.v1.WatchResponse.access:type_name -> gw.v1.AccessChanges
+	10, // 9: gw.v1.WatchResponse.removed:type_name -> gw.v1.Removed
+	6,  // 10: gw.v1.Tick.target:type_name -> gw.v1.Target
+	12, // 11: gw.v1.AccessChanges.changes:type_name -> gw.v1.AccessChange
+	15, // 12: gw.v1.FetchReleaseResponse.header:type_name -> gw.v1.ReleaseHeader
+	16, // 13: gw.v1.FetchReleaseResponse.manifest:type_name -> gw.v1.ManifestPart
+	18, // 14: gw.v1.FetchReleaseResponse.blobs:type_name -> gw.v1.BlobPart
+	20, // 15: gw.v1.FetchReleaseResponse.end:type_name -> gw.v1.ReleaseEnd
+	6,  // 16: gw.v1.ReleaseHeader.target:type_name -> gw.v1.Target
+	17, // 17: gw.v1.ManifestPart.upserts:type_name -> gw.v1.ManifestEntry
+	17, // 18: gw.v1.ManifestPart.removals:type_name -> gw.v1.ManifestEntry
+	23, // 19: gw.v1.FetchSecretsResponse.secrets:type_name -> gw.v1.SecretValue
+	29, // 20: gw.v1.ValidateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
 	0,  // 21: gw.v1.EdgeService.Enroll:input_type -> gw.v1.EnrollRequest
 	2,  // 22: gw.v1.EdgeService.RenewCertificate:input_type -> gw.v1.RenewCertificateRequest
 	4,  // 23: gw.v1.EdgeService.Heartbeat:input_type -> gw.v1.HeartbeatRequest
-	8,  // 24: gw.v1.EdgeService.Watch:input_type -> gw.v1.WatchRequest
-	14, // 25: gw.v1.EdgeService.FetchRelease:input_type -> gw.v1.FetchReleaseRequest
-	22, // 26: gw.v1.EdgeService.FetchSecrets:input_type -> gw.v1.FetchSecretsRequest
-	25, // 27: gw.v1.EdgeService.ValidateToken:input_type -> gw.v1.ValidateTokenRequest
-	27, // 28: gw.v1.EdgeService.Goodbye:input_type -> gw.v1.GoodbyeRequest
+	7,  // 24: gw.v1.EdgeService.Watch:input_type -> gw.v1.WatchRequest
+	13, // 25: gw.v1.EdgeService.FetchRelease:input_type -> gw.v1.FetchReleaseRequest
+	21, // 26: gw.v1.EdgeService.FetchSecrets:input_type -> gw.v1.FetchSecretsRequest
+	24, // 27: gw.v1.EdgeService.ValidateToken:input_type -> gw.v1.ValidateTokenRequest
+	26, // 28: gw.v1.EdgeService.Goodbye:input_type -> gw.v1.GoodbyeRequest
 	1,  // 29: gw.v1.EdgeService.Enroll:output_type -> gw.v1.EnrollResponse
 	3,  // 30: gw.v1.EdgeService.RenewCertificate:output_type -> gw.v1.RenewCertificateResponse
-	6,  // 31: gw.v1.EdgeService.Heartbeat:output_type -> gw.v1.HeartbeatResponse
-	9,  // 32: gw.v1.EdgeService.Watch:output_type -> gw.v1.WatchResponse
-	15, // 33: gw.v1.EdgeService.FetchRelease:output_type -> gw.v1.FetchReleaseResponse
-	23, // 34: gw.v1.EdgeService.FetchSecrets:output_type -> gw.v1.FetchSecretsResponse
-	26, // 35: gw.v1.EdgeService.ValidateToken:output_type -> gw.v1.ValidateTokenResponse
-	28, // 36: gw.v1.EdgeService.Goodbye:output_type -> gw.v1.GoodbyeResponse
+	5,  // 31: gw.v1.EdgeService.Heartbeat:output_type -> gw.v1.HeartbeatResponse
+	8,  // 32: gw.v1.EdgeService.Watch:output_type -> gw.v1.WatchResponse
+	14, // 33: gw.v1.EdgeService.FetchRelease:output_type -> gw.v1.FetchReleaseResponse
+	22, // 34: gw.v1.EdgeService.FetchSecrets:output_type -> gw.v1.FetchSecretsResponse
+	25, // 35: gw.v1.EdgeService.ValidateToken:output_type -> gw.v1.ValidateTokenResponse
+	27, // 36: gw.v1.EdgeService.Goodbye:output_type -> gw.v1.GoodbyeResponse
 	29, // [29:37] is the sub-list for method output_type
 	21, // [21:29] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
@@ -2417,18 +2201,18 @@ func file_gw_v1_edge_proto_init() {
 		return
 	}
 	file_gw_v1_fleet_proto_init()
-	file_gw_v1_edge_proto_msgTypes[9].OneofWrappers = []any{
+	file_gw_v1_edge_proto_msgTypes[8].OneofWrappers = []any{
 		(*WatchResponse_Tick)(nil),
 		(*WatchResponse_Access)(nil),
 		(*WatchResponse_Removed)(nil),
 	}
-	file_gw_v1_edge_proto_msgTypes[13].OneofWrappers = []any{
+	file_gw_v1_edge_proto_msgTypes[12].OneofWrappers = []any{
 		(*AccessChange_RevokedToken)(nil),
 		(*AccessChange_ChangedApp)(nil),
 		(*AccessChange_DeletedApp)(nil),
 		(*AccessChange_ChangedSecret)(nil),
 	}
-	file_gw_v1_edge_proto_msgTypes[15].OneofWrappers = []any{
+	file_gw_v1_edge_proto_msgTypes[14].OneofWrappers = []any{
 		(*FetchReleaseResponse_Header)(nil),
 		(*FetchReleaseResponse_Manifest)(nil),
 		(*FetchReleaseResponse_Blobs)(nil),
@@ -2440,7 +2224,7 @@ func file_gw_v1_edge_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_edge_proto_rawDesc), len(file_gw_v1_edge_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -182,6 +183,104 @@ func (Health) EnumDescriptor() ([]byte, []int) {
 	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{2}
 }
 
+// The first ones are in the replicated registry. Those from CONNECTED on are what this leader heard.
+type EdgeEventKind int32
+
+const (
+	EdgeEventKind_EDGE_EVENT_KIND_UNSPECIFIED         EdgeEventKind = 0
+	EdgeEventKind_EDGE_EVENT_KIND_ENROLLED            EdgeEventKind = 1
+	EdgeEventKind_EDGE_EVENT_KIND_REGISTERED_AGAIN    EdgeEventKind = 2
+	EdgeEventKind_EDGE_EVENT_KIND_VERSION_CHANGED     EdgeEventKind = 3
+	EdgeEventKind_EDGE_EVENT_KIND_RELEASE_LOADED      EdgeEventKind = 4
+	EdgeEventKind_EDGE_EVENT_KIND_APPLY_FAILED        EdgeEventKind = 5
+	EdgeEventKind_EDGE_EVENT_KIND_CERTIFICATE_RENEWED EdgeEventKind = 6
+	EdgeEventKind_EDGE_EVENT_KIND_LABELS_CHANGED      EdgeEventKind = 7
+	EdgeEventKind_EDGE_EVENT_KIND_NAMESPACE_CHANGED   EdgeEventKind = 8
+	EdgeEventKind_EDGE_EVENT_KIND_REVOKED             EdgeEventKind = 9
+	EdgeEventKind_EDGE_EVENT_KIND_REMOVED             EdgeEventKind = 10
+	EdgeEventKind_EDGE_EVENT_KIND_RETRY_ASKED         EdgeEventKind = 11
+	EdgeEventKind_EDGE_EVENT_KIND_CONNECTED           EdgeEventKind = 32
+	EdgeEventKind_EDGE_EVENT_KIND_STREAM_BROKE        EdgeEventKind = 33
+	EdgeEventKind_EDGE_EVENT_KIND_LATE                EdgeEventKind = 34
+	EdgeEventKind_EDGE_EVENT_KIND_LOST                EdgeEventKind = 35
+	EdgeEventKind_EDGE_EVENT_KIND_BACK                EdgeEventKind = 36
+	EdgeEventKind_EDGE_EVENT_KIND_GOODBYE             EdgeEventKind = 37
+	EdgeEventKind_EDGE_EVENT_KIND_DUPLICATE           EdgeEventKind = 38
+)
+
+// Enum value maps for EdgeEventKind.
+var (
+	EdgeEventKind_name = map[int32]string{
+		0:  "EDGE_EVENT_KIND_UNSPECIFIED",
+		1:  "EDGE_EVENT_KIND_ENROLLED",
+		2:  "EDGE_EVENT_KIND_REGISTERED_AGAIN",
+		3:  "EDGE_EVENT_KIND_VERSION_CHANGED",
+		4:  "EDGE_EVENT_KIND_RELEASE_LOADED",
+		5:  "EDGE_EVENT_KIND_APPLY_FAILED",
+		6:  "EDGE_EVENT_KIND_CERTIFICATE_RENEWED",
+		7:  "EDGE_EVENT_KIND_LABELS_CHANGED",
+		8:  "EDGE_EVENT_KIND_NAMESPACE_CHANGED",
+		9:  "EDGE_EVENT_KIND_REVOKED",
+		10: "EDGE_EVENT_KIND_REMOVED",
+		11: "EDGE_EVENT_KIND_RETRY_ASKED",
+		32: "EDGE_EVENT_KIND_CONNECTED",
+		33: "EDGE_EVENT_KIND_STREAM_BROKE",
+		34: "EDGE_EVENT_KIND_LATE",
+		35: "EDGE_EVENT_KIND_LOST",
+		36: "EDGE_EVENT_KIND_BACK",
+		37: "EDGE_EVENT_KIND_GOODBYE",
+		38: "EDGE_EVENT_KIND_DUPLICATE",
+	}
+	EdgeEventKind_value = map[string]int32{
+		"EDGE_EVENT_KIND_UNSPECIFIED":         0,
+		"EDGE_EVENT_KIND_ENROLLED":            1,
+		"EDGE_EVENT_KIND_REGISTERED_AGAIN":    2,
+		"EDGE_EVENT_KIND_VERSION_CHANGED":     3,
+		"EDGE_EVENT_KIND_RELEASE_LOADED":      4,
+		"EDGE_EVENT_KIND_APPLY_FAILED":        5,
+		"EDGE_EVENT_KIND_CERTIFICATE_RENEWED": 6,
+		"EDGE_EVENT_KIND_LABELS_CHANGED":      7,
+		"EDGE_EVENT_KIND_NAMESPACE_CHANGED":   8,
+		"EDGE_EVENT_KIND_REVOKED":             9,
+		"EDGE_EVENT_KIND_REMOVED":             10,
+		"EDGE_EVENT_KIND_RETRY_ASKED":         11,
+		"EDGE_EVENT_KIND_CONNECTED":           32,
+		"EDGE_EVENT_KIND_STREAM_BROKE":        33,
+		"EDGE_EVENT_KIND_LATE":                34,
+		"EDGE_EVENT_KIND_LOST":                35,
+		"EDGE_EVENT_KIND_BACK":                36,
+		"EDGE_EVENT_KIND_GOODBYE":             37,
+		"EDGE_EVENT_KIND_DUPLICATE":           38,
+	}
+)
+
+func (x EdgeEventKind) Enum() *EdgeEventKind {
+	p := new(EdgeEventKind)
+	*p = x
+	return p
+}
+
+func (x EdgeEventKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EdgeEventKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_gw_v1_fleet_proto_enumTypes[3].Descriptor()
+}
+
+func (EdgeEventKind) Type() protoreflect.EnumType {
+	return &file_gw_v1_fleet_proto_enumTypes[3]
+}
+
+func (x EdgeEventKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EdgeEventKind.Descriptor instead.
+func (EdgeEventKind) EnumDescriptor() ([]byte, []int) {
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{3}
+}
+
 // Edge is one edge as the leader sees it now.
 type Edge struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -205,7 +304,7 @@ type Edge struct {
 	TargetRelease    uint64 `protobuf:"varint,16,opt,name=target_release,json=targetRelease,proto3" json:"target_release,omitempty"`
 	// The process: a new one at every start.
 	SessionId string `protobuf:"bytes,17,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// Set by an admin, on the join token.
+	// Set by an admin, on the join token or later.
 	Labels map[string]string `protobuf:"bytes,18,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Set by the edge; only shown.
 	Metadata map[string]string `protobuf:"bytes,19,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -221,8 +320,17 @@ type Edge struct {
 	// Two live processes carry this ID; the other's session.
 	ConflictingSessionId string `protobuf:"bytes,26,opt,name=conflicting_session_id,json=conflictingSessionId,proto3" json:"conflicting_session_id,omitempty"`
 	Ephemeral            bool   `protobuf:"varint,27,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// When its certificates were revoked and by whom; absent if they weren't, or if it has enrolled again since.
+	RevokedAt *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	RevokedBy string                 `protobuf:"bytes,29,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
+	// Access changes of its namespace that it has not said to have applied. Set by GetEdge, for an edge that was heard.
+	AccessBehind uint32 `protobuf:"varint,30,opt,name=access_behind,json=accessBehind,proto3" json:"access_behind,omitempty"`
+	// It knows so old a version of access that the changes since are not counted: it validates everything again.
+	AccessReset bool `protobuf:"varint,31,opt,name=access_reset,json=accessReset,proto3" json:"access_reset,omitempty"`
+	// The address of the other live process that carries this ID.
+	ConflictingAddress string `protobuf:"bytes,32,opt,name=conflicting_address,json=conflictingAddress,proto3" json:"conflicting_address,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Edge) Reset() {
@@ -444,6 +552,474 @@ func (x *Edge) GetEphemeral() bool {
 	return false
 }
 
+func (x *Edge) GetRevokedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RevokedAt
+	}
+	return nil
+}
+
+func (x *Edge) GetRevokedBy() string {
+	if x != nil {
+		return x.RevokedBy
+	}
+	return ""
+}
+
+func (x *Edge) GetAccessBehind() uint32 {
+	if x != nil {
+		return x.AccessBehind
+	}
+	return 0
+}
+
+func (x *Edge) GetAccessReset() bool {
+	if x != nil {
+		return x.AccessReset
+	}
+	return false
+}
+
+func (x *Edge) GetConflictingAddress() string {
+	if x != nil {
+		return x.ConflictingAddress
+	}
+	return ""
+}
+
+// Vitals are what a process of an edge has done since it began, and what it holds now. Every "total" only rises while
+// the process lives, so any two of a session give rates, and a heartbeat that is lost loses nothing.
+type Vitals struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long the process has run by its monotonic clock, in ms: what the differences of two vitals are divided by.
+	UptimeMs uint64 `protobuf:"varint,1,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
+	// Requests that were answered, or whose client went away, on every path.
+	RequestsTotal uint64 `protobuf:"varint,2,opt,name=requests_total,json=requestsTotal,proto3" json:"requests_total,omitempty"`
+	// Of these: answered with a status of 500 or above, whoever made it.
+	ErrorsTotal uint64 `protobuf:"varint,3,opt,name=errors_total,json=errorsTotal,proto3" json:"errors_total,omitempty"`
+	// Of these: answered by the edge itself with a status from 400 to 499, because of the token, a limit, a policy or no route.
+	RefusedTotal uint64 `protobuf:"varint,4,opt,name=refused_total,json=refusedTotal,proto3" json:"refused_total,omitempty"`
+	// Open connections of clients; requests that are being answered, and of these, streams (server-sent events, WebSockets).
+	ActiveConnections uint32 `protobuf:"varint,5,opt,name=active_connections,json=activeConnections,proto3" json:"active_connections,omitempty"`
+	ActiveRequests    uint32 `protobuf:"varint,6,opt,name=active_requests,json=activeRequests,proto3" json:"active_requests,omitempty"`
+	ActiveStreams     uint32 `protobuf:"varint,7,opt,name=active_streams,json=activeStreams,proto3" json:"active_streams,omitempty"`
+	// Counts of requests_total by how long they took to their last byte, streams left out: package gw/rpc/latency fixes the
+	// bounds. Zeros at the end may be left out.
+	Latency []uint64 `protobuf:"varint,8,rep,packed,name=latency,proto3" json:"latency,omitempty"`
+	// CPU time of the process, user and system, and how many CPUs it may use.
+	CpuSecondsTotal float64 `protobuf:"fixed64,9,opt,name=cpu_seconds_total,json=cpuSecondsTotal,proto3" json:"cpu_seconds_total,omitempty"`
+	Cpus            uint32  `protobuf:"varint,10,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	RssBytes        uint64  `protobuf:"varint,11,opt,name=rss_bytes,json=rssBytes,proto3" json:"rss_bytes,omitempty"`
+	Goroutines      uint32  `protobuf:"varint,12,opt,name=goroutines,proto3" json:"goroutines,omitempty"`
+	// What waits on the disk for a hub.
+	PayloadsPending     uint64 `protobuf:"varint,13,opt,name=payloads_pending,json=payloadsPending,proto3" json:"payloads_pending,omitempty"`
+	PayloadBytesPending uint64 `protobuf:"varint,14,opt,name=payload_bytes_pending,json=payloadBytesPending,proto3" json:"payload_bytes_pending,omitempty"`
+	UsagePending        uint64 `protobuf:"varint,15,opt,name=usage_pending,json=usagePending,proto3" json:"usage_pending,omitempty"`
+	// Payloads and usage records known to be lost, because a damaged spool.db was set aside.
+	SpoolLost uint64 `protobuf:"varint,16,opt,name=spool_lost,json=spoolLost,proto3" json:"spool_lost,omitempty"`
+	// The file system of the data directory.
+	DiskFreeBytes  uint64 `protobuf:"varint,17,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	DiskTotalBytes uint64 `protobuf:"varint,18,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Vitals) Reset() {
+	*x = Vitals{}
+	mi := &file_gw_v1_fleet_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Vitals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Vitals) ProtoMessage() {}
+
+func (x *Vitals) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_fleet_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Vitals.ProtoReflect.Descriptor instead.
+func (*Vitals) Descriptor() ([]byte, []int) {
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Vitals) GetUptimeMs() uint64 {
+	if x != nil {
+		return x.UptimeMs
+	}
+	return 0
+}
+
+func (x *Vitals) GetRequestsTotal() uint64 {
+	if x != nil {
+		return x.RequestsTotal
+	}
+	return 0
+}
+
+func (x *Vitals) GetErrorsTotal() uint64 {
+	if x != nil {
+		return x.ErrorsTotal
+	}
+	return 0
+}
+
+func (x *Vitals) GetRefusedTotal() uint64 {
+	if x != nil {
+		return x.RefusedTotal
+	}
+	return 0
+}
+
+func (x *Vitals) GetActiveConnections() uint32 {
+	if x != nil {
+		return x.ActiveConnections
+	}
+	return 0
+}
+
+func (x *Vitals) GetActiveRequests() uint32 {
+	if x != nil {
+		return x.ActiveRequests
+	}
+	return 0
+}
+
+func (x *Vitals) GetActiveStreams() uint32 {
+	if x != nil {
+		return x.ActiveStreams
+	}
+	return 0
+}
+
+func (x *Vitals) GetLatency() []uint64 {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+func (x *Vitals) GetCpuSecondsTotal() float64 {
+	if x != nil {
+		return x.CpuSecondsTotal
+	}
+	return 0
+}
+
+func (x *Vitals) GetCpus() uint32 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
+func (x *Vitals) GetRssBytes() uint64 {
+	if x != nil {
+		return x.RssBytes
+	}
+	return 0
+}
+
+func (x *Vitals) GetGoroutines() uint32 {
+	if x != nil {
+		return x.Goroutines
+	}
+	return 0
+}
+
+func (x *Vitals) GetPayloadsPending() uint64 {
+	if x != nil {
+		return x.PayloadsPending
+	}
+	return 0
+}
+
+func (x *Vitals) GetPayloadBytesPending() uint64 {
+	if x != nil {
+		return x.PayloadBytesPending
+	}
+	return 0
+}
+
+func (x *Vitals) GetUsagePending() uint64 {
+	if x != nil {
+		return x.UsagePending
+	}
+	return 0
+}
+
+func (x *Vitals) GetSpoolLost() uint64 {
+	if x != nil {
+		return x.SpoolLost
+	}
+	return 0
+}
+
+func (x *Vitals) GetDiskFreeBytes() uint64 {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return 0
+}
+
+func (x *Vitals) GetDiskTotalBytes() uint64 {
+	if x != nil {
+		return x.DiskTotalBytes
+	}
+	return 0
+}
+
+// Activity is what an edge does, from its heartbeats.
+type Activity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As reported last. Its latency counts are left out.
+	Vitals *Vitals `protobuf:"bytes,1,opt,name=vitals,proto3" json:"vitals,omitempty"`
+	// Absent: only one heartbeat was heard yet.
+	Rates         *Rates `protobuf:"bytes,2,opt,name=rates,proto3" json:"rates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Activity) Reset() {
+	*x = Activity{}
+	mi := &file_gw_v1_fleet_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Activity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Activity) ProtoMessage() {}
+
+func (x *Activity) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_fleet_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Activity.ProtoReflect.Descriptor instead.
+func (*Activity) Descriptor() ([]byte, []int) {
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Activity) GetVitals() *Vitals {
+	if x != nil {
+		return x.Vitals
+	}
+	return nil
+}
+
+func (x *Activity) GetRates() *Rates {
+	if x != nil {
+		return x.Rates
+	}
+	return nil
+}
+
+// Rates are the difference of two heartbeats.
+type Rates struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long the two lie apart.
+	Window            *durationpb.Duration `protobuf:"bytes,1,opt,name=window,proto3" json:"window,omitempty"`
+	RequestsPerSecond float64              `protobuf:"fixed64,2,opt,name=requests_per_second,json=requestsPerSecond,proto3" json:"requests_per_second,omitempty"`
+	// Shares of the requests: those that ended with 500 or above, and those the edge refused.
+	ErrorRatio   float64 `protobuf:"fixed64,3,opt,name=error_ratio,json=errorRatio,proto3" json:"error_ratio,omitempty"`
+	RefusedRatio float64 `protobuf:"fixed64,4,opt,name=refused_ratio,json=refusedRatio,proto3" json:"refused_ratio,omitempty"`
+	// How long requests took; absent if there were none. At most a fifth off.
+	P50 *durationpb.Duration `protobuf:"bytes,5,opt,name=p50,proto3" json:"p50,omitempty"`
+	P95 *durationpb.Duration `protobuf:"bytes,6,opt,name=p95,proto3" json:"p95,omitempty"`
+	P99 *durationpb.Duration `protobuf:"bytes,7,opt,name=p99,proto3" json:"p99,omitempty"`
+	// Share of the CPUs it may use.
+	CpuRatio      float64 `protobuf:"fixed64,8,opt,name=cpu_ratio,json=cpuRatio,proto3" json:"cpu_ratio,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rates) Reset() {
+	*x = Rates{}
+	mi := &file_gw_v1_fleet_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rates) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rates) ProtoMessage() {}
+
+func (x *Rates) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_fleet_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rates.ProtoReflect.Descriptor instead.
+func (*Rates) Descriptor() ([]byte, []int) {
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Rates) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *Rates) GetRequestsPerSecond() float64 {
+	if x != nil {
+		return x.RequestsPerSecond
+	}
+	return 0
+}
+
+func (x *Rates) GetErrorRatio() float64 {
+	if x != nil {
+		return x.ErrorRatio
+	}
+	return 0
+}
+
+func (x *Rates) GetRefusedRatio() float64 {
+	if x != nil {
+		return x.RefusedRatio
+	}
+	return 0
+}
+
+func (x *Rates) GetP50() *durationpb.Duration {
+	if x != nil {
+		return x.P50
+	}
+	return nil
+}
+
+func (x *Rates) GetP95() *durationpb.Duration {
+	if x != nil {
+		return x.P95
+	}
+	return nil
+}
+
+func (x *Rates) GetP99() *durationpb.Duration {
+	if x != nil {
+		return x.P99
+	}
+	return nil
+}
+
+func (x *Rates) GetCpuRatio() float64 {
+	if x != nil {
+		return x.CpuRatio
+	}
+	return 0
+}
+
+// EdgeEvent is one thing that happened to an edge.
+type EdgeEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	Kind  EdgeEventKind          `protobuf:"varint,2,opt,name=kind,proto3,enum=gw.v1.EdgeEventKind" json:"kind,omitempty"`
+	// A sentence.
+	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// The user who did it; empty: the edge itself, or time.
+	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	// 0, or the release it is about.
+	Release       uint64 `protobuf:"varint,5,opt,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EdgeEvent) Reset() {
+	*x = EdgeEvent{}
+	mi := &file_gw_v1_fleet_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EdgeEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EdgeEvent) ProtoMessage() {}
+
+func (x *EdgeEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_fleet_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EdgeEvent.ProtoReflect.Descriptor instead.
+func (*EdgeEvent) Descriptor() ([]byte, []int) {
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *EdgeEvent) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *EdgeEvent) GetKind() EdgeEventKind {
+	if x != nil {
+		return x.Kind
+	}
+	return EdgeEventKind_EDGE_EVENT_KIND_UNSPECIFIED
+}
+
+func (x *EdgeEvent) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *EdgeEvent) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *EdgeEvent) GetRelease() uint64 {
+	if x != nil {
+		return x.Release
+	}
+	return 0
+}
+
 // ApplyError is why an edge could not load a release.
 type ApplyError struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -462,7 +1038,7 @@ type ApplyError struct {
 
 func (x *ApplyError) Reset() {
 	*x = ApplyError{}
-	mi := &file_gw_v1_fleet_proto_msgTypes[1]
+	mi := &file_gw_v1_fleet_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -474,7 +1050,7 @@ func (x *ApplyError) String() string {
 func (*ApplyError) ProtoMessage() {}
 
 func (x *ApplyError) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_fleet_proto_msgTypes[1]
+	mi := &file_gw_v1_fleet_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -487,7 +1063,7 @@ func (x *ApplyError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyError.ProtoReflect.Descriptor instead.
 func (*ApplyError) Descriptor() ([]byte, []int) {
-	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{1}
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ApplyError) GetEpoch() uint64 {
@@ -566,7 +1142,7 @@ type ListEdgesRequest struct {
 
 func (x *ListEdgesRequest) Reset() {
 	*x = ListEdgesRequest{}
-	mi := &file_gw_v1_fleet_proto_msgTypes[2]
+	mi := &file_gw_v1_fleet_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +1154,7 @@ func (x *ListEdgesRequest) String() string {
 func (*ListEdgesRequest) ProtoMessage() {}
 
 func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_fleet_proto_msgTypes[2]
+	mi := &file_gw_v1_fleet_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +1167,7 @@ func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ListEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{2}
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListEdgesRequest) GetNamespace() string {
@@ -656,7 +1232,7 @@ type ListEdgesResponse struct {
 
 func (x *ListEdgesResponse) Reset() {
 	*x = ListEdgesResponse{}
-	mi := &file_gw_v1_fleet_proto_msgTypes[3]
+	mi := &file_gw_v1_fleet_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +1244,7 @@ func (x *ListEdgesResponse) String() string {
 func (*ListEdgesResponse) ProtoMessage() {}
 
 func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_fleet_proto_msgTypes[3]
+	mi := &file_gw_v1_fleet_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +1257,7 @@ func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesResponse.ProtoReflect.Descriptor instead.
 func (*ListEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{3}
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListEdgesResponse) GetEdges() []*Edge {
@@ -718,15 +1294,21 @@ type FleetSummary struct {
 	// Namespaces whose working configuration differs from their release.
 	NamespacesUnpushed uint32 `protobuf:"varint,9,opt,name=namespaces_unpushed,json=namespacesUnpushed,proto3" json:"namespaces_unpushed,omitempty"`
 	// The number of the newest push.
-	NewestPush    uint64                 `protobuf:"varint,10,opt,name=newest_push,json=newestPush,proto3" json:"newest_push,omitempty"`
-	NewestPushAt  *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=newest_push_at,json=newestPushAt,proto3" json:"newest_push_at,omitempty"`
+	NewestPush   uint64                 `protobuf:"varint,10,opt,name=newest_push,json=newestPush,proto3" json:"newest_push,omitempty"`
+	NewestPushAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=newest_push_at,json=newestPushAt,proto3" json:"newest_push_at,omitempty"`
+	// Over the edges whose heartbeats say what they do, which are reporting.
+	RequestsPerSecond float64 `protobuf:"fixed64,12,opt,name=requests_per_second,json=requestsPerSecond,proto3" json:"requests_per_second,omitempty"`
+	ErrorsPerSecond   float64 `protobuf:"fixed64,13,opt,name=errors_per_second,json=errorsPerSecond,proto3" json:"errors_per_second,omitempty"`
+	Reporting         uint32  `protobuf:"varint,14,opt,name=reporting,proto3" json:"reporting,omitempty"`
+	// Edges whose certificates are revoked; they count as disconnected.
+	Revoked       uint32 `protobuf:"varint,15,opt,name=revoked,proto3" json:"revoked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FleetSummary) Reset() {
 	*x = FleetSummary{}
-	mi := &file_gw_v1_fleet_proto_msgTypes[4]
+	mi := &file_gw_v1_fleet_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +1320,7 @@ func (x *FleetSummary) String() string {
 func (*FleetSummary) ProtoMessage() {}
 
 func (x *FleetSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_fleet_proto_msgTypes[4]
+	mi := &file_gw_v1_fleet_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +1333,7 @@ func (x *FleetSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FleetSummary.ProtoReflect.Descriptor instead.
 func (*FleetSummary) Descriptor() ([]byte, []int) {
-	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{4}
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FleetSummary) GetEdges() uint32 {
@@ -831,6 +1413,34 @@ func (x *FleetSummary) GetNewestPushAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *FleetSummary) GetRequestsPerSecond() float64 {
+	if x != nil {
+		return x.RequestsPerSecond
+	}
+	return 0
+}
+
+func (x *FleetSummary) GetErrorsPerSecond() float64 {
+	if x != nil {
+		return x.ErrorsPerSecond
+	}
+	return 0
+}
+
+func (x *FleetSummary) GetReporting() uint32 {
+	if x != nil {
+		return x.Reporting
+	}
+	return 0
+}
+
+func (x *FleetSummary) GetRevoked() uint32 {
+	if x != nil {
+		return x.Revoked
+	}
+	return 0
+}
+
 type GetEdgeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -840,7 +1450,7 @@ type GetEdgeRequest struct {
 
 func (x *GetEdgeRequest) Reset() {
 	*x = GetEdgeRequest{}
-	mi := &file_gw_v1_fleet_proto_msgTypes[5]
+	mi := &file_gw_v1_fleet_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +1462,7 @@ func (x *GetEdgeRequest) String() string {
 func (*GetEdgeRequest) ProtoMessage() {}
 
 func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_fleet_proto_msgTypes[5]
+	mi := &file_gw_v1_fleet_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +1475,7 @@ func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEdgeRequest.ProtoReflect.Descriptor instead.
 func (*GetEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{5}
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetEdgeRequest) GetId() string {
@@ -876,15 +1486,21 @@ func (x *GetEdgeRequest) GetId() string {
 }
 
 type GetEdgeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Edge          *Edge                  `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Edge  *Edge                  `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
+	// Absent: its heartbeats don't say what it does, or none was heard.
+	Activity *Activity `protobuf:"bytes,2,opt,name=activity,proto3" json:"activity,omitempty"`
+	// Newest first; the newest 32 of the registry and of what this leader heard.
+	Events []*EdgeEvent `protobuf:"bytes,3,rep,name=events,proto3" json:"events,omitempty"`
+	// Since when this leader has been listening: connections before it are not in events. Absent on a hub that doesn't lead.
+	ListeningSince *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=listening_since,json=listeningSince,proto3" json:"listening_since,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GetEdgeResponse) Reset() {
 	*x = GetEdgeResponse{}
-	mi := &file_gw_v1_fleet_proto_msgTypes[6]
+	mi := &file_gw_v1_fleet_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +1512,7 @@ func (x *GetEdgeResponse) String() string {
 func (*GetEdgeResponse) ProtoMessage() {}
 
 func (x *GetEdgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_fleet_proto_msgTypes[6]
+	mi := &file_gw_v1_fleet_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,12 +1525,298 @@ func (x *GetEdgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEdgeResponse.ProtoReflect.Descriptor instead.
 func (*GetEdgeResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{6}
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetEdgeResponse) GetEdge() *Edge {
 	if x != nil {
 		return x.Edge
+	}
+	return nil
+}
+
+func (x *GetEdgeResponse) GetActivity() *Activity {
+	if x != nil {
+		return x.Activity
+	}
+	return nil
+}
+
+func (x *GetEdgeResponse) GetEvents() []*EdgeEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *GetEdgeResponse) GetListeningSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ListeningSince
+	}
+	return nil
+}
+
+type RevokeEdgeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeEdgeRequest) Reset() {
+	*x = RevokeEdgeRequest{}
+	mi := &file_gw_v1_fleet_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeEdgeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeEdgeRequest) ProtoMessage() {}
+
+func (x *RevokeEdgeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_fleet_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeEdgeRequest.ProtoReflect.Descriptor instead.
+func (*RevokeEdgeRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RevokeEdgeRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RevokeEdgeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeEdgeResponse) Reset() {
+	*x = RevokeEdgeResponse{}
+	mi := &file_gw_v1_fleet_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeEdgeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeEdgeResponse) ProtoMessage() {}
+
+func (x *RevokeEdgeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_fleet_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeEdgeResponse.ProtoReflect.Descriptor instead.
+func (*RevokeEdgeResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{12}
+}
+
+type RetryEdgeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryEdgeRequest) Reset() {
+	*x = RetryEdgeRequest{}
+	mi := &file_gw_v1_fleet_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryEdgeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryEdgeRequest) ProtoMessage() {}
+
+func (x *RetryEdgeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_fleet_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryEdgeRequest.ProtoReflect.Descriptor instead.
+func (*RetryEdgeRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RetryEdgeRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RetryEdgeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryEdgeResponse) Reset() {
+	*x = RetryEdgeResponse{}
+	mi := &file_gw_v1_fleet_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryEdgeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryEdgeResponse) ProtoMessage() {}
+
+func (x *RetryEdgeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_fleet_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryEdgeResponse.ProtoReflect.Descriptor instead.
+func (*RetryEdgeResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{14}
+}
+
+type SetEdgeLabelsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Set           map[string]string      `protobuf:"bytes,2,rep,name=set,proto3" json:"set,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Remove        []string               `protobuf:"bytes,3,rep,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetEdgeLabelsRequest) Reset() {
+	*x = SetEdgeLabelsRequest{}
+	mi := &file_gw_v1_fleet_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetEdgeLabelsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetEdgeLabelsRequest) ProtoMessage() {}
+
+func (x *SetEdgeLabelsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_fleet_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetEdgeLabelsRequest.ProtoReflect.Descriptor instead.
+func (*SetEdgeLabelsRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SetEdgeLabelsRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SetEdgeLabelsRequest) GetSet() map[string]string {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *SetEdgeLabelsRequest) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+type SetEdgeLabelsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All it has now.
+	Labels        map[string]string `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetEdgeLabelsResponse) Reset() {
+	*x = SetEdgeLabelsResponse{}
+	mi := &file_gw_v1_fleet_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetEdgeLabelsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetEdgeLabelsResponse) ProtoMessage() {}
+
+func (x *SetEdgeLabelsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_fleet_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetEdgeLabelsResponse.ProtoReflect.Descriptor instead.
+func (*SetEdgeLabelsResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SetEdgeLabelsResponse) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
 	}
 	return nil
 }
@@ -928,7 +1830,7 @@ type RemoveEdgeRequest struct {
 
 func (x *RemoveEdgeRequest) Reset() {
 	*x = RemoveEdgeRequest{}
-	mi := &file_gw_v1_fleet_proto_msgTypes[7]
+	mi := &file_gw_v1_fleet_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1842,7 @@ func (x *RemoveEdgeRequest) String() string {
 func (*RemoveEdgeRequest) ProtoMessage() {}
 
 func (x *RemoveEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_fleet_proto_msgTypes[7]
+	mi := &file_gw_v1_fleet_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1855,7 @@ func (x *RemoveEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEdgeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{7}
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RemoveEdgeRequest) GetId() string {
@@ -971,7 +1873,7 @@ type RemoveEdgeResponse struct {
 
 func (x *RemoveEdgeResponse) Reset() {
 	*x = RemoveEdgeResponse{}
-	mi := &file_gw_v1_fleet_proto_msgTypes[8]
+	mi := &file_gw_v1_fleet_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1885,7 @@ func (x *RemoveEdgeResponse) String() string {
 func (*RemoveEdgeResponse) ProtoMessage() {}
 
 func (x *RemoveEdgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_fleet_proto_msgTypes[8]
+	mi := &file_gw_v1_fleet_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1898,7 @@ func (x *RemoveEdgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEdgeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveEdgeResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{8}
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{18}
 }
 
 type ListNamespacesRequest struct {
@@ -1007,7 +1909,7 @@ type ListNamespacesRequest struct {
 
 func (x *ListNamespacesRequest) Reset() {
 	*x = ListNamespacesRequest{}
-	mi := &file_gw_v1_fleet_proto_msgTypes[9]
+	mi := &file_gw_v1_fleet_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1921,7 @@ func (x *ListNamespacesRequest) String() string {
 func (*ListNamespacesRequest) ProtoMessage() {}
 
 func (x *ListNamespacesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_fleet_proto_msgTypes[9]
+	mi := &file_gw_v1_fleet_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1934,7 @@ func (x *ListNamespacesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNamespacesRequest.ProtoReflect.Descriptor instead.
 func (*ListNamespacesRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{9}
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{19}
 }
 
 type ListNamespacesResponse struct {
@@ -1044,7 +1946,7 @@ type ListNamespacesResponse struct {
 
 func (x *ListNamespacesResponse) Reset() {
 	*x = ListNamespacesResponse{}
-	mi := &file_gw_v1_fleet_proto_msgTypes[10]
+	mi := &file_gw_v1_fleet_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1958,7 @@ func (x *ListNamespacesResponse) String() string {
 func (*ListNamespacesResponse) ProtoMessage() {}
 
 func (x *ListNamespacesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_fleet_proto_msgTypes[10]
+	mi := &file_gw_v1_fleet_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1971,7 @@ func (x *ListNamespacesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNamespacesResponse.ProtoReflect.Descriptor instead.
 func (*ListNamespacesResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{10}
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListNamespacesResponse) GetNamespaces() []*Namespace {
@@ -1093,7 +1995,7 @@ type Namespace struct {
 
 func (x *Namespace) Reset() {
 	*x = Namespace{}
-	mi := &file_gw_v1_fleet_proto_msgTypes[11]
+	mi := &file_gw_v1_fleet_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +2007,7 @@ func (x *Namespace) String() string {
 func (*Namespace) ProtoMessage() {}
 
 func (x *Namespace) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_fleet_proto_msgTypes[11]
+	mi := &file_gw_v1_fleet_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +2020,7 @@ func (x *Namespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
 func (*Namespace) Descriptor() ([]byte, []int) {
-	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{11}
+	return file_gw_v1_fleet_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Namespace) GetName() string {
@@ -1167,8 +2069,7 @@ var File_gw_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_gw_v1_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x11gw/v1/fleet.proto\x12\x05gw.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\n" +
-	"\n" +
+	"\x11gw/v1/fleet.proto\x12\x05gw.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\v\n" +
 	"\x04Edge\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x121\n" +
@@ -1204,13 +2105,62 @@ const file_gw_v1_fleet_proto_rawDesc = "" +
 	"applyError\x12%\n" +
 	"\x0eaccess_version\x18\x19 \x01(\x04R\raccessVersion\x124\n" +
 	"\x16conflicting_session_id\x18\x1a \x01(\tR\x14conflictingSessionId\x12\x1c\n" +
-	"\tephemeral\x18\x1b \x01(\bR\tephemeral\x1a9\n" +
+	"\tephemeral\x18\x1b \x01(\bR\tephemeral\x129\n" +
+	"\n" +
+	"revoked_at\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x1d\n" +
+	"\n" +
+	"revoked_by\x18\x1d \x01(\tR\trevokedBy\x12#\n" +
+	"\raccess_behind\x18\x1e \x01(\rR\faccessBehind\x12!\n" +
+	"\faccess_reset\x18\x1f \x01(\bR\vaccessReset\x12/\n" +
+	"\x13conflicting_address\x18  \x01(\tR\x12conflictingAddress\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd4\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbb\x05\n" +
+	"\x06Vitals\x12\x1b\n" +
+	"\tuptime_ms\x18\x01 \x01(\x04R\buptimeMs\x12%\n" +
+	"\x0erequests_total\x18\x02 \x01(\x04R\rrequestsTotal\x12!\n" +
+	"\ferrors_total\x18\x03 \x01(\x04R\verrorsTotal\x12#\n" +
+	"\rrefused_total\x18\x04 \x01(\x04R\frefusedTotal\x12-\n" +
+	"\x12active_connections\x18\x05 \x01(\rR\x11activeConnections\x12'\n" +
+	"\x0factive_requests\x18\x06 \x01(\rR\x0eactiveRequests\x12%\n" +
+	"\x0eactive_streams\x18\a \x01(\rR\ractiveStreams\x12\"\n" +
+	"\alatency\x18\b \x03(\x04B\b\xbaH\x05\x92\x01\x02\x10@R\alatency\x12<\n" +
+	"\x11cpu_seconds_total\x18\t \x01(\x01B\x10\xbaH\r\x12\v@\x01)\x00\x00\x00\x00\x00\x00\x00\x00R\x0fcpuSecondsTotal\x12\x12\n" +
+	"\x04cpus\x18\n" +
+	" \x01(\rR\x04cpus\x12\x1b\n" +
+	"\trss_bytes\x18\v \x01(\x04R\brssBytes\x12\x1e\n" +
+	"\n" +
+	"goroutines\x18\f \x01(\rR\n" +
+	"goroutines\x12)\n" +
+	"\x10payloads_pending\x18\r \x01(\x04R\x0fpayloadsPending\x122\n" +
+	"\x15payload_bytes_pending\x18\x0e \x01(\x04R\x13payloadBytesPending\x12#\n" +
+	"\rusage_pending\x18\x0f \x01(\x04R\fusagePending\x12\x1d\n" +
+	"\n" +
+	"spool_lost\x18\x10 \x01(\x04R\tspoolLost\x12&\n" +
+	"\x0fdisk_free_bytes\x18\x11 \x01(\x04R\rdiskFreeBytes\x12(\n" +
+	"\x10disk_total_bytes\x18\x12 \x01(\x04R\x0ediskTotalBytes\"U\n" +
+	"\bActivity\x12%\n" +
+	"\x06vitals\x18\x01 \x01(\v2\r.gw.v1.VitalsR\x06vitals\x12\"\n" +
+	"\x05rates\x18\x02 \x01(\v2\f.gw.v1.RatesR\x05rates\"\xd4\x02\n" +
+	"\x05Rates\x121\n" +
+	"\x06window\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12.\n" +
+	"\x13requests_per_second\x18\x02 \x01(\x01R\x11requestsPerSecond\x12\x1f\n" +
+	"\verror_ratio\x18\x03 \x01(\x01R\n" +
+	"errorRatio\x12#\n" +
+	"\rrefused_ratio\x18\x04 \x01(\x01R\frefusedRatio\x12+\n" +
+	"\x03p50\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03p50\x12+\n" +
+	"\x03p95\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03p95\x12+\n" +
+	"\x03p99\x18\a \x01(\v2\x19.google.protobuf.DurationR\x03p99\x12\x1b\n" +
+	"\tcpu_ratio\x18\b \x01(\x01R\bcpuRatio\"\x9f\x01\n" +
+	"\tEdgeEvent\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12(\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x14.gw.v1.EdgeEventKindR\x04kind\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x18\n" +
+	"\arelease\x18\x05 \x01(\x04R\arelease\"\xd4\x01\n" +
 	"\n" +
 	"ApplyError\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x18\n" +
@@ -1234,7 +2184,7 @@ const file_gw_v1_fleet_proto_rawDesc = "" +
 	"\x11ListEdgesResponse\x12!\n" +
 	"\x05edges\x18\x01 \x03(\v2\v.gw.v1.EdgeR\x05edges\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\rR\x05total\x12-\n" +
-	"\asummary\x18\x03 \x01(\v2\x13.gw.v1.FleetSummaryR\asummary\"\xfc\x02\n" +
+	"\asummary\x18\x03 \x01(\v2\x13.gw.v1.FleetSummaryR\asummary\"\x90\x04\n" +
 	"\fFleetSummary\x12\x14\n" +
 	"\x05edges\x18\x01 \x01(\rR\x05edges\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\rR\tconnected\x12\x14\n" +
@@ -1249,11 +2199,37 @@ const file_gw_v1_fleet_proto_rawDesc = "" +
 	"\vnewest_push\x18\n" +
 	" \x01(\x04R\n" +
 	"newestPush\x12@\n" +
-	"\x0enewest_push_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\fnewestPushAt\"+\n" +
+	"\x0enewest_push_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\fnewestPushAt\x12.\n" +
+	"\x13requests_per_second\x18\f \x01(\x01R\x11requestsPerSecond\x12*\n" +
+	"\x11errors_per_second\x18\r \x01(\x01R\x0ferrorsPerSecond\x12\x1c\n" +
+	"\treporting\x18\x0e \x01(\rR\treporting\x12\x18\n" +
+	"\arevoked\x18\x0f \x01(\rR\arevoked\"+\n" +
 	"\x0eGetEdgeRequest\x12\x19\n" +
-	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x02id\"2\n" +
+	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x02id\"\xce\x01\n" +
 	"\x0fGetEdgeResponse\x12\x1f\n" +
-	"\x04edge\x18\x01 \x01(\v2\v.gw.v1.EdgeR\x04edge\".\n" +
+	"\x04edge\x18\x01 \x01(\v2\v.gw.v1.EdgeR\x04edge\x12+\n" +
+	"\bactivity\x18\x02 \x01(\v2\x0f.gw.v1.ActivityR\bactivity\x12(\n" +
+	"\x06events\x18\x03 \x03(\v2\x10.gw.v1.EdgeEventR\x06events\x12C\n" +
+	"\x0flistening_since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0elisteningSince\".\n" +
+	"\x11RevokeEdgeRequest\x12\x19\n" +
+	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x02id\"\x14\n" +
+	"\x12RevokeEdgeResponse\"-\n" +
+	"\x10RetryEdgeRequest\x12\x19\n" +
+	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x02id\"\x13\n" +
+	"\x11RetryEdgeResponse\"\xe4\x01\n" +
+	"\x14SetEdgeLabelsRequest\x12\x19\n" +
+	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x02id\x12O\n" +
+	"\x03set\x18\x02 \x03(\v2$.gw.v1.SetEdgeLabelsRequest.SetEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\x03set\x12(\n" +
+	"\x06remove\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n" +
+	"\x10@\"\x06r\x04\x10\x01\x18?R\x06remove\x1a6\n" +
+	"\bSetEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x94\x01\n" +
+	"\x15SetEdgeLabelsResponse\x12@\n" +
+	"\x06labels\x18\x01 \x03(\v2(.gw.v1.SetEdgeLabelsResponse.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\".\n" +
 	"\x11RemoveEdgeRequest\x12\x19\n" +
 	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x02id\"\x14\n" +
 	"\x12RemoveEdgeResponse\"\x17\n" +
@@ -1286,12 +2262,37 @@ const file_gw_v1_fleet_proto_rawDesc = "" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
-	"\x0eHEALTH_FAILING\x10\x032\xa9\x02\n" +
+	"\x0eHEALTH_FAILING\x10\x03*\xf9\x04\n" +
+	"\rEdgeEventKind\x12\x1f\n" +
+	"\x1bEDGE_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18EDGE_EVENT_KIND_ENROLLED\x10\x01\x12$\n" +
+	" EDGE_EVENT_KIND_REGISTERED_AGAIN\x10\x02\x12#\n" +
+	"\x1fEDGE_EVENT_KIND_VERSION_CHANGED\x10\x03\x12\"\n" +
+	"\x1eEDGE_EVENT_KIND_RELEASE_LOADED\x10\x04\x12 \n" +
+	"\x1cEDGE_EVENT_KIND_APPLY_FAILED\x10\x05\x12'\n" +
+	"#EDGE_EVENT_KIND_CERTIFICATE_RENEWED\x10\x06\x12\"\n" +
+	"\x1eEDGE_EVENT_KIND_LABELS_CHANGED\x10\a\x12%\n" +
+	"!EDGE_EVENT_KIND_NAMESPACE_CHANGED\x10\b\x12\x1b\n" +
+	"\x17EDGE_EVENT_KIND_REVOKED\x10\t\x12\x1b\n" +
+	"\x17EDGE_EVENT_KIND_REMOVED\x10\n" +
+	"\x12\x1f\n" +
+	"\x1bEDGE_EVENT_KIND_RETRY_ASKED\x10\v\x12\x1d\n" +
+	"\x19EDGE_EVENT_KIND_CONNECTED\x10 \x12 \n" +
+	"\x1cEDGE_EVENT_KIND_STREAM_BROKE\x10!\x12\x18\n" +
+	"\x14EDGE_EVENT_KIND_LATE\x10\"\x12\x18\n" +
+	"\x14EDGE_EVENT_KIND_LOST\x10#\x12\x18\n" +
+	"\x14EDGE_EVENT_KIND_BACK\x10$\x12\x1b\n" +
+	"\x17EDGE_EVENT_KIND_GOODBYE\x10%\x12\x1d\n" +
+	"\x19EDGE_EVENT_KIND_DUPLICATE\x10&2\xf8\x03\n" +
 	"\fFleetService\x12C\n" +
 	"\tListEdges\x12\x17.gw.v1.ListEdgesRequest\x1a\x18.gw.v1.ListEdgesResponse\"\x03\x90\x02\x01\x12=\n" +
 	"\aGetEdge\x12\x15.gw.v1.GetEdgeRequest\x1a\x16.gw.v1.GetEdgeResponse\"\x03\x90\x02\x01\x12A\n" +
 	"\n" +
-	"RemoveEdge\x12\x18.gw.v1.RemoveEdgeRequest\x1a\x19.gw.v1.RemoveEdgeResponse\x12R\n" +
+	"RemoveEdge\x12\x18.gw.v1.RemoveEdgeRequest\x1a\x19.gw.v1.RemoveEdgeResponse\x12A\n" +
+	"\n" +
+	"RevokeEdge\x12\x18.gw.v1.RevokeEdgeRequest\x1a\x19.gw.v1.RevokeEdgeResponse\x12>\n" +
+	"\tRetryEdge\x12\x17.gw.v1.RetryEdgeRequest\x1a\x18.gw.v1.RetryEdgeResponse\x12J\n" +
+	"\rSetEdgeLabels\x12\x1b.gw.v1.SetEdgeLabelsRequest\x1a\x1c.gw.v1.SetEdgeLabelsResponse\x12R\n" +
 	"\x0eListNamespaces\x12\x1c.gw.v1.ListNamespacesRequest\x1a\x1d.gw.v1.ListNamespacesResponse\"\x03\x90\x02\x01B^\n" +
 	"\tcom.gw.v1B\n" +
 	"FleetProtoP\x01Z\x10gw/rpc/gwv1;gwv1\xa2\x02\x03GXX\xaa\x02\x05Gw.V1\xca\x02\x05Gw\\V1\xe2\x02\x11Gw\\V1\\GPBMetadata\xea\x02\x06Gw::V1b\x06proto3"
@@ -1308,60 +2309,94 @@ func file_gw_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_gw_v1_fleet_proto_rawDescData
 }
 
-var file_gw_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_gw_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_gw_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_gw_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_gw_v1_fleet_proto_goTypes = []any{
 	(Connection)(0),                // 0: gw.v1.Connection
 	(Sync)(0),                      // 1: gw.v1.Sync
 	(Health)(0),                    // 2: gw.v1.Health
-	(*Edge)(nil),                   // 3: gw.v1.Edge
-	(*ApplyError)(nil),             // 4: gw.v1.ApplyError
-	(*ListEdgesRequest)(nil),       // 5: gw.v1.ListEdgesRequest
-	(*ListEdgesResponse)(nil),      // 6: gw.v1.ListEdgesResponse
-	(*FleetSummary)(nil),           // 7: gw.v1.FleetSummary
-	(*GetEdgeRequest)(nil),         // 8: gw.v1.GetEdgeRequest
-	(*GetEdgeResponse)(nil),        // 9: gw.v1.GetEdgeResponse
-	(*RemoveEdgeRequest)(nil),      // 10: gw.v1.RemoveEdgeRequest
-	(*RemoveEdgeResponse)(nil),     // 11: gw.v1.RemoveEdgeResponse
-	(*ListNamespacesRequest)(nil),  // 12: gw.v1.ListNamespacesRequest
-	(*ListNamespacesResponse)(nil), // 13: gw.v1.ListNamespacesResponse
-	(*Namespace)(nil),              // 14: gw.v1.Namespace
-	nil,                            // 15: gw.v1.Edge.LabelsEntry
-	nil,                            // 16: gw.v1.Edge.MetadataEntry
-	(*timestamppb.Timestamp)(nil),  // 17: google.protobuf.Timestamp
+	(EdgeEventKind)(0),             // 3: gw.v1.EdgeEventKind
+	(*Edge)(nil),                   // 4: gw.v1.Edge
+	(*Vitals)(nil),                 // 5: gw.v1.Vitals
+	(*Activity)(nil),               // 6: gw.v1.Activity
+	(*Rates)(nil),                  // 7: gw.v1.Rates
+	(*EdgeEvent)(nil),              // 8: gw.v1.EdgeEvent
+	(*ApplyError)(nil),             // 9: gw.v1.ApplyError
+	(*ListEdgesRequest)(nil),       // 10: gw.v1.ListEdgesRequest
+	(*ListEdgesResponse)(nil),      // 11: gw.v1.ListEdgesResponse
+	(*FleetSummary)(nil),           // 12: gw.v1.FleetSummary
+	(*GetEdgeRequest)(nil),         // 13: gw.v1.GetEdgeRequest
+	(*GetEdgeResponse)(nil),        // 14: gw.v1.GetEdgeResponse
+	(*RevokeEdgeRequest)(nil),      // 15: gw.v1.RevokeEdgeRequest
+	(*RevokeEdgeResponse)(nil),     // 16: gw.v1.RevokeEdgeResponse
+	(*RetryEdgeRequest)(nil),       // 17: gw.v1.RetryEdgeRequest
+	(*RetryEdgeResponse)(nil),      // 18: gw.v1.RetryEdgeResponse
+	(*SetEdgeLabelsRequest)(nil),   // 19: gw.v1.SetEdgeLabelsRequest
+	(*SetEdgeLabelsResponse)(nil),  // 20: gw.v1.SetEdgeLabelsResponse
+	(*RemoveEdgeRequest)(nil),      // 21: gw.v1.RemoveEdgeRequest
+	(*RemoveEdgeResponse)(nil),     // 22: gw.v1.RemoveEdgeResponse
+	(*ListNamespacesRequest)(nil),  // 23: gw.v1.ListNamespacesRequest
+	(*ListNamespacesResponse)(nil), // 24: gw.v1.ListNamespacesResponse
+	(*Namespace)(nil),              // 25: gw.v1.Namespace
+	nil,                            // 26: gw.v1.Edge.LabelsEntry
+	nil,                            // 27: gw.v1.Edge.MetadataEntry
+	nil,                            // 28: gw.v1.SetEdgeLabelsRequest.SetEntry
+	nil,                            // 29: gw.v1.SetEdgeLabelsResponse.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 30: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 31: google.protobuf.Duration
 }
 var file_gw_v1_fleet_proto_depIdxs = []int32{
 	0,  // 0: gw.v1.Edge.connection:type_name -> gw.v1.Connection
 	1,  // 1: gw.v1.Edge.sync:type_name -> gw.v1.Sync
 	2,  // 2: gw.v1.Edge.health:type_name -> gw.v1.Health
-	17, // 3: gw.v1.Edge.last_heartbeat:type_name -> google.protobuf.Timestamp
-	15, // 4: gw.v1.Edge.labels:type_name -> gw.v1.Edge.LabelsEntry
-	16, // 5: gw.v1.Edge.metadata:type_name -> gw.v1.Edge.MetadataEntry
-	17, // 6: gw.v1.Edge.first_seen:type_name -> google.protobuf.Timestamp
-	17, // 7: gw.v1.Edge.started_at:type_name -> google.protobuf.Timestamp
-	17, // 8: gw.v1.Edge.certificate_not_after:type_name -> google.protobuf.Timestamp
-	4,  // 9: gw.v1.Edge.apply_error:type_name -> gw.v1.ApplyError
-	17, // 10: gw.v1.ApplyError.at:type_name -> google.protobuf.Timestamp
-	0,  // 11: gw.v1.ListEdgesRequest.connection:type_name -> gw.v1.Connection
-	1,  // 12: gw.v1.ListEdgesRequest.sync:type_name -> gw.v1.Sync
-	3,  // 13: gw.v1.ListEdgesResponse.edges:type_name -> gw.v1.Edge
-	7,  // 14: gw.v1.ListEdgesResponse.summary:type_name -> gw.v1.FleetSummary
-	17, // 15: gw.v1.FleetSummary.newest_push_at:type_name -> google.protobuf.Timestamp
-	3,  // 16: gw.v1.GetEdgeResponse.edge:type_name -> gw.v1.Edge
-	14, // 17: gw.v1.ListNamespacesResponse.namespaces:type_name -> gw.v1.Namespace
-	5,  // 18: gw.v1.FleetService.ListEdges:input_type -> gw.v1.ListEdgesRequest
-	8,  // 19: gw.v1.FleetService.GetEdge:input_type -> gw.v1.GetEdgeRequest
-	10, // 20: gw.v1.FleetService.RemoveEdge:input_type -> gw.v1.RemoveEdgeRequest
-	12, // 21: gw.v1.FleetService.ListNamespaces:input_type -> gw.v1.ListNamespacesRequest
-	6,  // 22: gw.v1.FleetService.ListEdges:output_type -> gw.v1.ListEdgesResponse
-	9,  // 23: gw.v1.FleetService.GetEdge:output_type -> gw.v1.GetEdgeResponse
-	11, // 24: gw.v1.FleetService.RemoveEdge:output_type -> gw.v1.RemoveEdgeResponse
-	13, // 25: gw.v1.FleetService.ListNamespaces:output_type -> gw.v1.ListNamespacesResponse
-	22, // [22:26] is the sub-list for method output_type
-	18, // [18:22] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	30, // 3: gw.v1.Edge.last_heartbeat:type_name -> google.protobuf.Timestamp
+	26, // 4: gw.v1.Edge.labels:type_name -> gw.v1.Edge.LabelsEntry
+	27, // 5: gw.v1.Edge.metadata:type_name -> gw.v1.Edge.MetadataEntry
+	30, // 6: gw.v1.Edge.first_seen:type_name -> google.protobuf.Timestamp
+	30, // 7: gw.v1.Edge.started_at:type_name -> google.protobuf.Timestamp
+	30, // 8: gw.v1.Edge.certificate_not_after:type_name -> google.protobuf.Timestamp
+	9,  // 9: gw.v1.Edge.apply_error:type_name -> gw.v1.ApplyError
+	30, // 10: gw.v1.Edge.revoked_at:type_name -> google.protobuf.Timestamp
+	5,  // 11: gw.v1.Activity.vitals:type_name -> gw.v1.Vitals
+	7,  // 12: gw.v1.Activity.rates:type_name -> gw.v1.Rates
+	31, // 13: gw.v1.Rates.window:type_name -> google.protobuf.Duration
+	31, // 14: gw.v1.Rates.p50:type_name -> google.protobuf.Duration
+	31, // 15: gw.v1.Rates.p95:type_name -> google.protobuf.Duration
+	31, // 16: gw.v1.Rates.p99:type_name -> google.protobuf.Duration
+	30, // 17: gw.v1.EdgeEvent.at:type_name -> google.protobuf.Timestamp
+	3,  // 18: gw.v1.EdgeEvent.kind:type_name -> gw.v1.EdgeEventKind
+	30, // 19: gw.v1.ApplyError.at:type_name -> google.protobuf.Timestamp
+	0,  // 20: gw.v1.ListEdgesRequest.connection:type_name -> gw.v1.Connection
+	1,  // 21: gw.v1.ListEdgesRequest.sync:type_name -> gw.v1.Sync
+	4,  // 22: gw.v1.ListEdgesResponse.edges:type_name -> gw.v1.Edge
+	12, // 23: gw.v1.ListEdgesResponse.summary:type_name -> gw.v1.FleetSummary
+	30, // 24: gw.v1.FleetSummary.newest_push_at:type_name -> google.protobuf.Timestamp
+	4,  // 25: gw.v1.GetEdgeResponse.edge:type_name -> gw.v1.Edge
+	6,  // 26: gw.v1.GetEdgeResponse.activity:type_name -> gw.v1.Activity
+	8,  // 27: gw.v1.GetEdgeResponse.events:type_name -> gw.v1.EdgeEvent
+	30, // 28: gw.v1.GetEdgeResponse.listening_since:type_name -> google.protobuf.Timestamp
+	28, // 29: gw.v1.SetEdgeLabelsRequest.set:type_name -> gw.v1.SetEdgeLabelsRequest.SetEntry
+	29, // 30: gw.v1.SetEdgeLabelsResponse.labels:type_name -> gw.v1.SetEdgeLabelsResponse.LabelsEntry
+	25, // 31: gw.v1.ListNamespacesResponse.namespaces:type_name -> gw.v1.Namespace
+	10, // 32: gw.v1.FleetService.ListEdges:input_type -> gw.v1.ListEdgesRequest
+	13, // 33: gw.v1.FleetService.GetEdge:input_type -> gw.v1.GetEdgeRequest
+	21, // 34: gw.v1.FleetService.RemoveEdge:input_type -> gw.v1.RemoveEdgeRequest
+	15, // 35: gw.v1.FleetService.RevokeEdge:input_type -> gw.v1.RevokeEdgeRequest
+	17, // 36: gw.v1.FleetService.RetryEdge:input_type -> gw.v1.RetryEdgeRequest
+	19, // 37: gw.v1.FleetService.SetEdgeLabels:input_type -> gw.v1.SetEdgeLabelsRequest
+	23, // 38: gw.v1.FleetService.ListNamespaces:input_type -> gw.v1.ListNamespacesRequest
+	11, // 39: gw.v1.FleetService.ListEdges:output_type -> gw.v1.ListEdgesResponse
+	14, // 40: gw.v1.FleetService.GetEdge:output_type -> gw.v1.GetEdgeResponse
+	22, // 41: gw.v1.FleetService.RemoveEdge:output_type -> gw.v1.RemoveEdgeResponse
+	16, // 42: gw.v1.FleetService.RevokeEdge:output_type -> gw.v1.RevokeEdgeResponse
+	18, // 43: gw.v1.FleetService.RetryEdge:output_type -> gw.v1.RetryEdgeResponse
+	20, // 44: gw.v1.FleetService.SetEdgeLabels:output_type -> gw.v1.SetEdgeLabelsResponse
+	24, // 45: gw.v1.FleetService.ListNamespaces:output_type -> gw.v1.ListNamespacesResponse
+	39, // [39:46] is the sub-list for method output_type
+	32, // [32:39] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_fleet_proto_init() }
@@ -1374,8 +2409,8 @@ func file_gw_v1_fleet_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_fleet_proto_rawDesc), len(file_gw_v1_fleet_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   14,
+			NumEnums:      4,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

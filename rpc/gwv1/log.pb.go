@@ -148,6 +148,87 @@ func (PushOutcome) EnumDescriptor() ([]byte, []int) {
 	return file_gw_v1_log_proto_rawDescGZIP(), []int{1}
 }
 
+type TimelineEvent int32
+
+const (
+	TimelineEvent_TIMELINE_EVENT_UNSPECIFIED TimelineEvent = 0
+	// With a join token, whose ID is the text.
+	TimelineEvent_TIMELINE_EVENT_ENROLLED TimelineEvent = 1
+	// A process that was removed, or that enrolled in a state that was lost, came back with its certificate.
+	TimelineEvent_TIMELINE_EVENT_REGISTERED_AGAIN TimelineEvent = 2
+	// text: "1.2 → 1.3".
+	TimelineEvent_TIMELINE_EVENT_VERSION_CHANGED TimelineEvent = 3
+	TimelineEvent_TIMELINE_EVENT_RELEASE_LOADED  TimelineEvent = 4
+	TimelineEvent_TIMELINE_EVENT_APPLY_FAILED    TimelineEvent = 5
+	// text: until when, RFC 3339.
+	TimelineEvent_TIMELINE_EVENT_CERTIFICATE_RENEWED TimelineEvent = 6
+	TimelineEvent_TIMELINE_EVENT_LABELS_CHANGED      TimelineEvent = 7
+	// text: "a → b".
+	TimelineEvent_TIMELINE_EVENT_NAMESPACE_CHANGED TimelineEvent = 8
+	TimelineEvent_TIMELINE_EVENT_REVOKED           TimelineEvent = 9
+	TimelineEvent_TIMELINE_EVENT_REMOVED           TimelineEvent = 10
+	TimelineEvent_TIMELINE_EVENT_RETRY_ASKED       TimelineEvent = 11
+)
+
+// Enum value maps for TimelineEvent.
+var (
+	TimelineEvent_name = map[int32]string{
+		0:  "TIMELINE_EVENT_UNSPECIFIED",
+		1:  "TIMELINE_EVENT_ENROLLED",
+		2:  "TIMELINE_EVENT_REGISTERED_AGAIN",
+		3:  "TIMELINE_EVENT_VERSION_CHANGED",
+		4:  "TIMELINE_EVENT_RELEASE_LOADED",
+		5:  "TIMELINE_EVENT_APPLY_FAILED",
+		6:  "TIMELINE_EVENT_CERTIFICATE_RENEWED",
+		7:  "TIMELINE_EVENT_LABELS_CHANGED",
+		8:  "TIMELINE_EVENT_NAMESPACE_CHANGED",
+		9:  "TIMELINE_EVENT_REVOKED",
+		10: "TIMELINE_EVENT_REMOVED",
+		11: "TIMELINE_EVENT_RETRY_ASKED",
+	}
+	TimelineEvent_value = map[string]int32{
+		"TIMELINE_EVENT_UNSPECIFIED":         0,
+		"TIMELINE_EVENT_ENROLLED":            1,
+		"TIMELINE_EVENT_REGISTERED_AGAIN":    2,
+		"TIMELINE_EVENT_VERSION_CHANGED":     3,
+		"TIMELINE_EVENT_RELEASE_LOADED":      4,
+		"TIMELINE_EVENT_APPLY_FAILED":        5,
+		"TIMELINE_EVENT_CERTIFICATE_RENEWED": 6,
+		"TIMELINE_EVENT_LABELS_CHANGED":      7,
+		"TIMELINE_EVENT_NAMESPACE_CHANGED":   8,
+		"TIMELINE_EVENT_REVOKED":             9,
+		"TIMELINE_EVENT_REMOVED":             10,
+		"TIMELINE_EVENT_RETRY_ASKED":         11,
+	}
+)
+
+func (x TimelineEvent) Enum() *TimelineEvent {
+	p := new(TimelineEvent)
+	*p = x
+	return p
+}
+
+func (x TimelineEvent) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TimelineEvent) Descriptor() protoreflect.EnumDescriptor {
+	return file_gw_v1_log_proto_enumTypes[2].Descriptor()
+}
+
+func (TimelineEvent) Type() protoreflect.EnumType {
+	return &file_gw_v1_log_proto_enumTypes[2]
+}
+
+func (x TimelineEvent) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TimelineEvent.Descriptor instead.
+func (TimelineEvent) EnumDescriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{2}
+}
+
 // Command is one entry of the replicated log. Everything in it that depends on time, chance or another machine was
 // decided by its proposer.
 type Command struct {
@@ -192,6 +273,10 @@ type Command struct {
 	//	*Command_RollbackReleases
 	//	*Command_FreezePushes
 	//	*Command_UnfreezePushes
+	//	*Command_RevokeEdge
+	//	*Command_RetryEdge
+	//	*Command_LabelEdge
+	//	*Command_DeleteUser
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -519,6 +604,42 @@ func (x *Command) GetUnfreezePushes() *UnfreezePushes {
 	return nil
 }
 
+func (x *Command) GetRevokeEdge() *RevokeEdgeRecord {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RevokeEdge); ok {
+			return x.RevokeEdge
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRetryEdge() *RetryEdgeRecord {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RetryEdge); ok {
+			return x.RetryEdge
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetLabelEdge() *LabelEdgeRecord {
+	if x != nil {
+		if x, ok := x.Body.(*Command_LabelEdge); ok {
+			return x.LabelEdge
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDeleteUser() *DeleteUserRecord {
+	if x != nil {
+		if x, ok := x.Body.(*Command_DeleteUser); ok {
+			return x.DeleteUser
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -631,6 +752,22 @@ type Command_UnfreezePushes struct {
 	UnfreezePushes *UnfreezePushes `protobuf:"bytes,42,opt,name=unfreeze_pushes,json=unfreezePushes,proto3,oneof"`
 }
 
+type Command_RevokeEdge struct {
+	RevokeEdge *RevokeEdgeRecord `protobuf:"bytes,50,opt,name=revoke_edge,json=revokeEdge,proto3,oneof"`
+}
+
+type Command_RetryEdge struct {
+	RetryEdge *RetryEdgeRecord `protobuf:"bytes,51,opt,name=retry_edge,json=retryEdge,proto3,oneof"`
+}
+
+type Command_LabelEdge struct {
+	LabelEdge *LabelEdgeRecord `protobuf:"bytes,52,opt,name=label_edge,json=labelEdge,proto3,oneof"`
+}
+
+type Command_DeleteUser struct {
+	DeleteUser *DeleteUserRecord `protobuf:"bytes,53,opt,name=delete_user,json=deleteUser,proto3,oneof"`
+}
+
 func (*Command_Bootstrap) isCommand_Body() {}
 
 func (*Command_OpenTerm) isCommand_Body() {}
@@ -684,6 +821,14 @@ func (*Command_RollbackReleases) isCommand_Body() {}
 func (*Command_FreezePushes) isCommand_Body() {}
 
 func (*Command_UnfreezePushes) isCommand_Body() {}
+
+func (*Command_RevokeEdge) isCommand_Body() {}
+
+func (*Command_RetryEdge) isCommand_Body() {}
+
+func (*Command_LabelEdge) isCommand_Body() {}
+
+func (*Command_DeleteUser) isCommand_Body() {}
 
 // Result is what applying a command gave; the same on every hub, and kept for a repeated idempotency key.
 type Result struct {
@@ -2231,6 +2376,157 @@ func (x *RemoveEdgeRecord) GetId() string {
 	return ""
 }
 
+// RevokeEdgeRecord ends every certificate whose lineage began before this command.
+type RevokeEdgeRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeEdgeRecord) Reset() {
+	*x = RevokeEdgeRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeEdgeRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeEdgeRecord) ProtoMessage() {}
+
+func (x *RevokeEdgeRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeEdgeRecord.ProtoReflect.Descriptor instead.
+func (*RevokeEdgeRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RevokeEdgeRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// RetryEdgeRecord makes an edge try again what it has rejected.
+type RetryEdgeRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryEdgeRecord) Reset() {
+	*x = RetryEdgeRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryEdgeRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryEdgeRecord) ProtoMessage() {}
+
+func (x *RetryEdgeRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryEdgeRecord.ProtoReflect.Descriptor instead.
+func (*RetryEdgeRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RetryEdgeRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// LabelEdgeRecord changes some of an edge's labels.
+type LabelEdgeRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Set           map[string]string      `protobuf:"bytes,2,rep,name=set,proto3" json:"set,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Remove        []string               `protobuf:"bytes,3,rep,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LabelEdgeRecord) Reset() {
+	*x = LabelEdgeRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LabelEdgeRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LabelEdgeRecord) ProtoMessage() {}
+
+func (x *LabelEdgeRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LabelEdgeRecord.ProtoReflect.Descriptor instead.
+func (*LabelEdgeRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *LabelEdgeRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *LabelEdgeRecord) GetSet() map[string]string {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *LabelEdgeRecord) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
 type PutUserRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  *UserRecord            `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
@@ -2242,7 +2538,7 @@ type PutUserRecord struct {
 
 func (x *PutUserRecord) Reset() {
 	*x = PutUserRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[27]
+	mi := &file_gw_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2550,7 @@ func (x *PutUserRecord) String() string {
 func (*PutUserRecord) ProtoMessage() {}
 
 func (x *PutUserRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[27]
+	mi := &file_gw_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2563,7 @@ func (x *PutUserRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutUserRecord.ProtoReflect.Descriptor instead.
 func (*PutUserRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PutUserRecord) GetUser() *UserRecord {
@@ -2284,6 +2580,51 @@ func (x *PutUserRecord) GetCreate() bool {
 	return false
 }
 
+// DeleteUserRecord deletes a user and ends the sessions of that name.
+type DeleteUserRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteUserRecord) Reset() {
+	*x = DeleteUserRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteUserRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteUserRecord) ProtoMessage() {}
+
+func (x *DeleteUserRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteUserRecord.ProtoReflect.Descriptor instead.
+func (*DeleteUserRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *DeleteUserRecord) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type PutSessionRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       *SessionRecord         `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
@@ -2293,7 +2634,7 @@ type PutSessionRecord struct {
 
 func (x *PutSessionRecord) Reset() {
 	*x = PutSessionRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[28]
+	mi := &file_gw_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2646,7 @@ func (x *PutSessionRecord) String() string {
 func (*PutSessionRecord) ProtoMessage() {}
 
 func (x *PutSessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[28]
+	mi := &file_gw_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2659,7 @@ func (x *PutSessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSessionRecord.ProtoReflect.Descriptor instead.
 func (*PutSessionRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutSessionRecord) GetSession() *SessionRecord {
@@ -2337,7 +2678,7 @@ type DeleteSessionRecord struct {
 
 func (x *DeleteSessionRecord) Reset() {
 	*x = DeleteSessionRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[29]
+	mi := &file_gw_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2690,7 @@ func (x *DeleteSessionRecord) String() string {
 func (*DeleteSessionRecord) ProtoMessage() {}
 
 func (x *DeleteSessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[29]
+	mi := &file_gw_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2703,7 @@ func (x *DeleteSessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRecord.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeleteSessionRecord) GetTokenHash() []byte {
@@ -2383,7 +2724,7 @@ type EnrollHub struct {
 
 func (x *EnrollHub) Reset() {
 	*x = EnrollHub{}
-	mi := &file_gw_v1_log_proto_msgTypes[30]
+	mi := &file_gw_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2736,7 @@ func (x *EnrollHub) String() string {
 func (*EnrollHub) ProtoMessage() {}
 
 func (x *EnrollHub) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[30]
+	mi := &file_gw_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2749,7 @@ func (x *EnrollHub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollHub.ProtoReflect.Descriptor instead.
 func (*EnrollHub) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EnrollHub) GetJoinTokenId() string {
@@ -2435,7 +2776,7 @@ type PutHubRecord struct {
 
 func (x *PutHubRecord) Reset() {
 	*x = PutHubRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[31]
+	mi := &file_gw_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2447,7 +2788,7 @@ func (x *PutHubRecord) String() string {
 func (*PutHubRecord) ProtoMessage() {}
 
 func (x *PutHubRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[31]
+	mi := &file_gw_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2460,7 +2801,7 @@ func (x *PutHubRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutHubRecord.ProtoReflect.Descriptor instead.
 func (*PutHubRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PutHubRecord) GetHub() *HubRecord {
@@ -2480,7 +2821,7 @@ type RemoveHubRecord struct {
 
 func (x *RemoveHubRecord) Reset() {
 	*x = RemoveHubRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[32]
+	mi := &file_gw_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2833,7 @@ func (x *RemoveHubRecord) String() string {
 func (*RemoveHubRecord) ProtoMessage() {}
 
 func (x *RemoveHubRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[32]
+	mi := &file_gw_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2846,7 @@ func (x *RemoveHubRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHubRecord.ProtoReflect.Descriptor instead.
 func (*RemoveHubRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveHubRecord) GetId() string {
@@ -2524,7 +2865,7 @@ type Beacon struct {
 
 func (x *Beacon) Reset() {
 	*x = Beacon{}
-	mi := &file_gw_v1_log_proto_msgTypes[33]
+	mi := &file_gw_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2536,7 +2877,7 @@ func (x *Beacon) String() string {
 func (*Beacon) ProtoMessage() {}
 
 func (x *Beacon) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[33]
+	mi := &file_gw_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2549,7 +2890,7 @@ func (x *Beacon) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beacon.ProtoReflect.Descriptor instead.
 func (*Beacon) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 // RaiseEpoch follows an offline recovery, in which acknowledged changes may have been lost.
@@ -2563,7 +2904,7 @@ type RaiseEpoch struct {
 
 func (x *RaiseEpoch) Reset() {
 	*x = RaiseEpoch{}
-	mi := &file_gw_v1_log_proto_msgTypes[34]
+	mi := &file_gw_v1_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2575,7 +2916,7 @@ func (x *RaiseEpoch) String() string {
 func (*RaiseEpoch) ProtoMessage() {}
 
 func (x *RaiseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[34]
+	mi := &file_gw_v1_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2588,7 +2929,7 @@ func (x *RaiseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseEpoch.ProtoReflect.Descriptor instead.
 func (*RaiseEpoch) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RaiseEpoch) GetAtLeast() uint64 {
@@ -2612,13 +2953,15 @@ type ClusterRecord struct {
 	// The largest proposed_at applied.
 	Now             int64  `protobuf:"varint,10,opt,name=now,proto3" json:"now,omitempty"`
 	SkippedCommands uint64 `protobuf:"varint,11,opt,name=skipped_commands,json=skippedCommands,proto3" json:"skipped_commands,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The stamp of the newest change that some edge is to hear of at once, beside releases and access: a revocation or a retry.
+	EdgeNotice    uint64 `protobuf:"varint,12,opt,name=edge_notice,json=edgeNotice,proto3" json:"edge_notice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterRecord) Reset() {
 	*x = ClusterRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[35]
+	mi := &file_gw_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +2973,7 @@ func (x *ClusterRecord) String() string {
 func (*ClusterRecord) ProtoMessage() {}
 
 func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[35]
+	mi := &file_gw_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +2986,7 @@ func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRecord.ProtoReflect.Descriptor instead.
 func (*ClusterRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ClusterRecord) GetClusterId() string {
@@ -2723,6 +3066,13 @@ func (x *ClusterRecord) GetSkippedCommands() uint64 {
 	return 0
 }
 
+func (x *ClusterRecord) GetEdgeNotice() uint64 {
+	if x != nil {
+		return x.EdgeNotice
+	}
+	return 0
+}
+
 type ResourceRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -2741,7 +3091,7 @@ type ResourceRecord struct {
 
 func (x *ResourceRecord) Reset() {
 	*x = ResourceRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[36]
+	mi := &file_gw_v1_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2753,7 +3103,7 @@ func (x *ResourceRecord) String() string {
 func (*ResourceRecord) ProtoMessage() {}
 
 func (x *ResourceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[36]
+	mi := &file_gw_v1_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2766,7 +3116,7 @@ func (x *ResourceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRecord.ProtoReflect.Descriptor instead.
 func (*ResourceRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ResourceRecord) GetKind() string {
@@ -2854,7 +3204,7 @@ type AppRecord struct {
 
 func (x *AppRecord) Reset() {
 	*x = AppRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[37]
+	mi := &file_gw_v1_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2866,7 +3216,7 @@ func (x *AppRecord) String() string {
 func (*AppRecord) ProtoMessage() {}
 
 func (x *AppRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[37]
+	mi := &file_gw_v1_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2879,7 +3229,7 @@ func (x *AppRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppRecord.ProtoReflect.Descriptor instead.
 func (*AppRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AppRecord) GetId() string {
@@ -2949,7 +3299,7 @@ type TokenRecord struct {
 
 func (x *TokenRecord) Reset() {
 	*x = TokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[38]
+	mi := &file_gw_v1_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3311,7 @@ func (x *TokenRecord) String() string {
 func (*TokenRecord) ProtoMessage() {}
 
 func (x *TokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[38]
+	mi := &file_gw_v1_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +3324,7 @@ func (x *TokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRecord.ProtoReflect.Descriptor instead.
 func (*TokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TokenRecord) GetId() string {
@@ -3049,7 +3399,7 @@ type SecretRecord struct {
 
 func (x *SecretRecord) Reset() {
 	*x = SecretRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[39]
+	mi := &file_gw_v1_log_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3411,7 @@ func (x *SecretRecord) String() string {
 func (*SecretRecord) ProtoMessage() {}
 
 func (x *SecretRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[39]
+	mi := &file_gw_v1_log_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3424,7 @@ func (x *SecretRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretRecord.ProtoReflect.Descriptor instead.
 func (*SecretRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{39}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SecretRecord) GetNamespace() string {
@@ -3137,7 +3487,7 @@ type JoinTokenRecord struct {
 
 func (x *JoinTokenRecord) Reset() {
 	*x = JoinTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[40]
+	mi := &file_gw_v1_log_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3149,7 +3499,7 @@ func (x *JoinTokenRecord) String() string {
 func (*JoinTokenRecord) ProtoMessage() {}
 
 func (x *JoinTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[40]
+	mi := &file_gw_v1_log_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3162,7 +3512,7 @@ func (x *JoinTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenRecord.ProtoReflect.Descriptor instead.
 func (*JoinTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{40}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *JoinTokenRecord) GetId() string {
@@ -3250,6 +3600,10 @@ type EdgeRecord struct {
 	LoadedRelease       uint64 `protobuf:"varint,10,opt,name=loaded_release,json=loadedRelease,proto3" json:"loaded_release,omitempty"`
 	LoadedChecksum      []byte `protobuf:"bytes,11,opt,name=loaded_checksum,json=loadedChecksum,proto3" json:"loaded_checksum,omitempty"`
 	Ephemeral           bool   `protobuf:"varint,12,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
+	// Stamp of the enrolment that its newest certificate goes back to, over any number of renewals.
+	Lineage uint64 `protobuf:"varint,13,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// Stamp of the newest RetryEdgeRecord; 0: none.
+	Retry uint64 `protobuf:"varint,14,opt,name=retry,proto3" json:"retry,omitempty"`
 	// Why it could not load a release, while it can't.
 	Failure       *LoadFailure `protobuf:"bytes,30,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3258,7 +3612,7 @@ type EdgeRecord struct {
 
 func (x *EdgeRecord) Reset() {
 	*x = EdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[41]
+	mi := &file_gw_v1_log_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3270,7 +3624,7 @@ func (x *EdgeRecord) String() string {
 func (*EdgeRecord) ProtoMessage() {}
 
 func (x *EdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[41]
+	mi := &file_gw_v1_log_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3283,7 +3637,7 @@ func (x *EdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeRecord.ProtoReflect.Descriptor instead.
 func (*EdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{41}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *EdgeRecord) GetId() string {
@@ -3370,6 +3724,20 @@ func (x *EdgeRecord) GetEphemeral() bool {
 	return false
 }
 
+func (x *EdgeRecord) GetLineage() uint64 {
+	if x != nil {
+		return x.Lineage
+	}
+	return 0
+}
+
+func (x *EdgeRecord) GetRetry() uint64 {
+	if x != nil {
+		return x.Retry
+	}
+	return 0
+}
+
 func (x *EdgeRecord) GetFailure() *LoadFailure {
 	if x != nil {
 		return x.Failure
@@ -3393,7 +3761,7 @@ type LoadFailure struct {
 
 func (x *LoadFailure) Reset() {
 	*x = LoadFailure{}
-	mi := &file_gw_v1_log_proto_msgTypes[42]
+	mi := &file_gw_v1_log_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3773,7 @@ func (x *LoadFailure) String() string {
 func (*LoadFailure) ProtoMessage() {}
 
 func (x *LoadFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[42]
+	mi := &file_gw_v1_log_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3786,7 @@ func (x *LoadFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadFailure.ProtoReflect.Descriptor instead.
 func (*LoadFailure) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{42}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LoadFailure) GetEpoch() uint64 {
@@ -3492,7 +3860,7 @@ type PushRecord struct {
 
 func (x *PushRecord) Reset() {
 	*x = PushRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[43]
+	mi := &file_gw_v1_log_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3504,7 +3872,7 @@ func (x *PushRecord) String() string {
 func (*PushRecord) ProtoMessage() {}
 
 func (x *PushRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[43]
+	mi := &file_gw_v1_log_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3517,7 +3885,7 @@ func (x *PushRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRecord.ProtoReflect.Descriptor instead.
 func (*PushRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{43}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PushRecord) GetNumber() uint64 {
@@ -3610,7 +3978,7 @@ type NamespacePush struct {
 
 func (x *NamespacePush) Reset() {
 	*x = NamespacePush{}
-	mi := &file_gw_v1_log_proto_msgTypes[44]
+	mi := &file_gw_v1_log_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3622,7 +3990,7 @@ func (x *NamespacePush) String() string {
 func (*NamespacePush) ProtoMessage() {}
 
 func (x *NamespacePush) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[44]
+	mi := &file_gw_v1_log_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3635,7 +4003,7 @@ func (x *NamespacePush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespacePush.ProtoReflect.Descriptor instead.
 func (*NamespacePush) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{44}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *NamespacePush) GetNamespace() string {
@@ -3723,7 +4091,7 @@ type PushEdgeRecord struct {
 
 func (x *PushEdgeRecord) Reset() {
 	*x = PushEdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[45]
+	mi := &file_gw_v1_log_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3735,7 +4103,7 @@ func (x *PushEdgeRecord) String() string {
 func (*PushEdgeRecord) ProtoMessage() {}
 
 func (x *PushEdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[45]
+	mi := &file_gw_v1_log_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3748,7 +4116,7 @@ func (x *PushEdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushEdgeRecord.ProtoReflect.Descriptor instead.
 func (*PushEdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{45}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PushEdgeRecord) GetPush() uint64 {
@@ -3806,7 +4174,7 @@ type FreezeRecord struct {
 
 func (x *FreezeRecord) Reset() {
 	*x = FreezeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[46]
+	mi := &file_gw_v1_log_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +4186,7 @@ func (x *FreezeRecord) String() string {
 func (*FreezeRecord) ProtoMessage() {}
 
 func (x *FreezeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[46]
+	mi := &file_gw_v1_log_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +4199,7 @@ func (x *FreezeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRecord.ProtoReflect.Descriptor instead.
 func (*FreezeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{46}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FreezeRecord) GetNamespace() string {
@@ -3862,6 +4230,217 @@ func (x *FreezeRecord) GetAt() int64 {
 	return 0
 }
 
+// RevocationRecord refuses an edge ID's certificates. It outlives the edge's entry.
+type RevocationRecord struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	EdgeId string                 `protobuf:"bytes,1,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
+	// Certificates whose lineage is below this stamp are refused.
+	Before        uint64 `protobuf:"varint,2,opt,name=before,proto3" json:"before,omitempty"`
+	At            int64  `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	By            string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevocationRecord) Reset() {
+	*x = RevocationRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevocationRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevocationRecord) ProtoMessage() {}
+
+func (x *RevocationRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevocationRecord.ProtoReflect.Descriptor instead.
+func (*RevocationRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RevocationRecord) GetEdgeId() string {
+	if x != nil {
+		return x.EdgeId
+	}
+	return ""
+}
+
+func (x *RevocationRecord) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *RevocationRecord) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *RevocationRecord) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+// TimelineRecord is what happened to an edge, as far as the registry heard of it.
+type TimelineRecord struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	EdgeId string                 `protobuf:"bytes,1,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
+	// TimelineEntry messages, each with its length before it as a varint, oldest first: one piece of memory instead of 32.
+	Entries []byte `protobuf:"bytes,2,opt,name=entries,proto3" json:"entries,omitempty"`
+	// When the edge was removed; 0 while it is registered.
+	RemovedAt     int64 `protobuf:"varint,3,opt,name=removed_at,json=removedAt,proto3" json:"removed_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimelineRecord) Reset() {
+	*x = TimelineRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimelineRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimelineRecord) ProtoMessage() {}
+
+func (x *TimelineRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimelineRecord.ProtoReflect.Descriptor instead.
+func (*TimelineRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *TimelineRecord) GetEdgeId() string {
+	if x != nil {
+		return x.EdgeId
+	}
+	return ""
+}
+
+func (x *TimelineRecord) GetEntries() []byte {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *TimelineRecord) GetRemovedAt() int64 {
+	if x != nil {
+		return x.RemovedAt
+	}
+	return 0
+}
+
+type TimelineEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	At    int64                  `protobuf:"varint,1,opt,name=at,proto3" json:"at,omitempty"`
+	Event TimelineEvent          `protobuf:"varint,2,opt,name=event,proto3,enum=gw.v1.TimelineEvent" json:"event,omitempty"`
+	// Who did it, if that wasn't the edge itself.
+	By string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	// A release, or the two versions, or what else the event is about.
+	Release       uint64 `protobuf:"varint,4,opt,name=release,proto3" json:"release,omitempty"`
+	Text          string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimelineEntry) Reset() {
+	*x = TimelineEntry{}
+	mi := &file_gw_v1_log_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimelineEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimelineEntry) ProtoMessage() {}
+
+func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimelineEntry.ProtoReflect.Descriptor instead.
+func (*TimelineEntry) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *TimelineEntry) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *TimelineEntry) GetEvent() TimelineEvent {
+	if x != nil {
+		return x.Event
+	}
+	return TimelineEvent_TIMELINE_EVENT_UNSPECIFIED
+}
+
+func (x *TimelineEntry) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *TimelineEntry) GetRelease() uint64 {
+	if x != nil {
+		return x.Release
+	}
+	return 0
+}
+
+func (x *TimelineEntry) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type HubRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3877,7 +4456,7 @@ type HubRecord struct {
 
 func (x *HubRecord) Reset() {
 	*x = HubRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[47]
+	mi := &file_gw_v1_log_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3889,7 +4468,7 @@ func (x *HubRecord) String() string {
 func (*HubRecord) ProtoMessage() {}
 
 func (x *HubRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[47]
+	mi := &file_gw_v1_log_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3902,7 +4481,7 @@ func (x *HubRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HubRecord.ProtoReflect.Descriptor instead.
 func (*HubRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{47}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *HubRecord) GetId() string {
@@ -3961,7 +4540,7 @@ type UserRecord struct {
 
 func (x *UserRecord) Reset() {
 	*x = UserRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[48]
+	mi := &file_gw_v1_log_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3973,7 +4552,7 @@ func (x *UserRecord) String() string {
 func (*UserRecord) ProtoMessage() {}
 
 func (x *UserRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[48]
+	mi := &file_gw_v1_log_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3986,7 +4565,7 @@ func (x *UserRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRecord.ProtoReflect.Descriptor instead.
 func (*UserRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{48}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UserRecord) GetName() string {
@@ -4037,7 +4616,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[49]
+	mi := &file_gw_v1_log_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4049,7 +4628,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[49]
+	mi := &file_gw_v1_log_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4062,7 +4641,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{49}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SessionRecord) GetTokenHash() []byte {
@@ -4110,7 +4689,7 @@ type AccessChangeRecord struct {
 
 func (x *AccessChangeRecord) Reset() {
 	*x = AccessChangeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[50]
+	mi := &file_gw_v1_log_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4122,7 +4701,7 @@ func (x *AccessChangeRecord) String() string {
 func (*AccessChangeRecord) ProtoMessage() {}
 
 func (x *AccessChangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[50]
+	mi := &file_gw_v1_log_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4135,7 +4714,7 @@ func (x *AccessChangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessChangeRecord.ProtoReflect.Descriptor instead.
 func (*AccessChangeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{50}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AccessChangeRecord) GetVersion() uint64 {
@@ -4233,7 +4812,7 @@ type SecretName struct {
 
 func (x *SecretName) Reset() {
 	*x = SecretName{}
-	mi := &file_gw_v1_log_proto_msgTypes[51]
+	mi := &file_gw_v1_log_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4245,7 +4824,7 @@ func (x *SecretName) String() string {
 func (*SecretName) ProtoMessage() {}
 
 func (x *SecretName) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[51]
+	mi := &file_gw_v1_log_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4258,7 +4837,7 @@ func (x *SecretName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretName.ProtoReflect.Descriptor instead.
 func (*SecretName) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{51}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SecretName) GetNamespace() string {
@@ -4292,7 +4871,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[52]
+	mi := &file_gw_v1_log_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4304,7 +4883,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[52]
+	mi := &file_gw_v1_log_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4317,7 +4896,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{52}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -4382,7 +4961,7 @@ type IdempotencyRecord struct {
 
 func (x *IdempotencyRecord) Reset() {
 	*x = IdempotencyRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[53]
+	mi := &file_gw_v1_log_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4394,7 +4973,7 @@ func (x *IdempotencyRecord) String() string {
 func (*IdempotencyRecord) ProtoMessage() {}
 
 func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[53]
+	mi := &file_gw_v1_log_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4407,7 +4986,7 @@ func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdempotencyRecord.ProtoReflect.Descriptor instead.
 func (*IdempotencyRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{53}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *IdempotencyRecord) GetActor() string {
@@ -4457,7 +5036,7 @@ type StagedBlob struct {
 
 func (x *StagedBlob) Reset() {
 	*x = StagedBlob{}
-	mi := &file_gw_v1_log_proto_msgTypes[54]
+	mi := &file_gw_v1_log_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4469,7 +5048,7 @@ func (x *StagedBlob) String() string {
 func (*StagedBlob) ProtoMessage() {}
 
 func (x *StagedBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[54]
+	mi := &file_gw_v1_log_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4482,7 +5061,7 @@ func (x *StagedBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StagedBlob.ProtoReflect.Descriptor instead.
 func (*StagedBlob) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{54}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *StagedBlob) GetStage() string {
@@ -4531,7 +5110,7 @@ type ReleaseRecord struct {
 
 func (x *ReleaseRecord) Reset() {
 	*x = ReleaseRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[55]
+	mi := &file_gw_v1_log_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4543,7 +5122,7 @@ func (x *ReleaseRecord) String() string {
 func (*ReleaseRecord) ProtoMessage() {}
 
 func (x *ReleaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[55]
+	mi := &file_gw_v1_log_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4556,7 +5135,7 @@ func (x *ReleaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRecord.ProtoReflect.Descriptor instead.
 func (*ReleaseRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{55}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ReleaseRecord) GetNamespace() string {
@@ -4635,7 +5214,7 @@ type ReleaseEntry struct {
 
 func (x *ReleaseEntry) Reset() {
 	*x = ReleaseEntry{}
-	mi := &file_gw_v1_log_proto_msgTypes[56]
+	mi := &file_gw_v1_log_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4647,7 +5226,7 @@ func (x *ReleaseEntry) String() string {
 func (*ReleaseEntry) ProtoMessage() {}
 
 func (x *ReleaseEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[56]
+	mi := &file_gw_v1_log_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4660,7 +5239,7 @@ func (x *ReleaseEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseEntry.ProtoReflect.Descriptor instead.
 func (*ReleaseEntry) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{56}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ReleaseEntry) GetKind() string {
@@ -4710,7 +5289,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_gw_v1_log_proto_msgTypes[57]
+	mi := &file_gw_v1_log_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4722,7 +5301,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[57]
+	mi := &file_gw_v1_log_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4735,7 +5314,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{57}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -4763,7 +5342,7 @@ var File_gw_v1_log_proto protoreflect.FileDescriptor
 
 const file_gw_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x0fgw/v1/log.proto\x12\x05gw.v1\x1a\x11gw/v1/error.proto\"\xfa\r\n" +
+	"\x0fgw/v1/log.proto\x12\x05gw.v1\x1a\x11gw/v1/error.proto\"\xe4\x0f\n" +
 	"\aCommand\x12#\n" +
 	"\rfeature_level\x18\x01 \x01(\rR\ffeatureLevel\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12'\n" +
@@ -4807,7 +5386,15 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"raiseEpoch\x12F\n" +
 	"\x11rollback_releases\x18( \x01(\v2\x17.gw.v1.RollbackReleasesH\x00R\x10rollbackReleases\x12:\n" +
 	"\rfreeze_pushes\x18) \x01(\v2\x13.gw.v1.FreezePushesH\x00R\ffreezePushes\x12@\n" +
-	"\x0funfreeze_pushes\x18* \x01(\v2\x15.gw.v1.UnfreezePushesH\x00R\x0eunfreezePushesB\x06\n" +
+	"\x0funfreeze_pushes\x18* \x01(\v2\x15.gw.v1.UnfreezePushesH\x00R\x0eunfreezePushes\x12:\n" +
+	"\vrevoke_edge\x182 \x01(\v2\x17.gw.v1.RevokeEdgeRecordH\x00R\n" +
+	"revokeEdge\x127\n" +
+	"\n" +
+	"retry_edge\x183 \x01(\v2\x16.gw.v1.RetryEdgeRecordH\x00R\tretryEdge\x127\n" +
+	"\n" +
+	"label_edge\x184 \x01(\v2\x16.gw.v1.LabelEdgeRecordH\x00R\tlabelEdge\x12:\n" +
+	"\vdelete_user\x185 \x01(\v2\x17.gw.v1.DeleteUserRecordH\x00R\n" +
+	"deleteUserB\x06\n" +
 	"\x04body\"\x84\x02\n" +
 	"\x06Result\x12(\n" +
 	"\arefusal\x18\x01 \x01(\v2\x0e.gw.v1.RefusalR\arefusal\x12\x14\n" +
@@ -4927,10 +5514,23 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\vUpdateEdges\x12'\n" +
 	"\x05edges\x18\x01 \x03(\v2\x11.gw.v1.EdgeRecordR\x05edges\"\"\n" +
 	"\x10RemoveEdgeRecord\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"N\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\"\n" +
+	"\x10RevokeEdgeRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"!\n" +
+	"\x0fRetryEdgeRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xa4\x01\n" +
+	"\x0fLabelEdgeRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x121\n" +
+	"\x03set\x18\x02 \x03(\v2\x1f.gw.v1.LabelEdgeRecord.SetEntryR\x03set\x12\x16\n" +
+	"\x06remove\x18\x03 \x03(\tR\x06remove\x1a6\n" +
+	"\bSetEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"N\n" +
 	"\rPutUserRecord\x12%\n" +
 	"\x04user\x18\x01 \x01(\v2\x11.gw.v1.UserRecordR\x04user\x12\x16\n" +
-	"\x06create\x18\x02 \x01(\bR\x06create\"B\n" +
+	"\x06create\x18\x02 \x01(\bR\x06create\"&\n" +
+	"\x10DeleteUserRecord\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"B\n" +
 	"\x10PutSessionRecord\x12.\n" +
 	"\asession\x18\x01 \x01(\v2\x14.gw.v1.SessionRecordR\asession\"4\n" +
 	"\x13DeleteSessionRecord\x12\x1d\n" +
@@ -4946,7 +5546,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x06Beacon\"'\n" +
 	"\n" +
 	"RaiseEpoch\x12\x19\n" +
-	"\bat_least\x18\x01 \x01(\x04R\aatLeast\"\xfc\x02\n" +
+	"\bat_least\x18\x01 \x01(\x04R\aatLeast\"\x9d\x03\n" +
 	"\rClusterRecord\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
@@ -4961,7 +5561,9 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x0eopen_term_node\x18\t \x01(\tR\fopenTermNode\x12\x10\n" +
 	"\x03now\x18\n" +
 	" \x01(\x03R\x03now\x12)\n" +
-	"\x10skipped_commands\x18\v \x01(\x04R\x0fskippedCommands\"\xea\x02\n" +
+	"\x10skipped_commands\x18\v \x01(\x04R\x0fskippedCommands\x12\x1f\n" +
+	"\vedge_notice\x18\f \x01(\x04R\n" +
+	"edgeNotice\"\xea\x02\n" +
 	"\x0eResourceRecord\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -5025,7 +5627,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	" \x01(\bR\tephemeral\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9d\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcd\x04\n" +
 	"\n" +
 	"EdgeRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
@@ -5041,7 +5643,9 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x0eloaded_release\x18\n" +
 	" \x01(\x04R\rloadedRelease\x12'\n" +
 	"\x0floaded_checksum\x18\v \x01(\fR\x0eloadedChecksum\x12\x1c\n" +
-	"\tephemeral\x18\f \x01(\bR\tephemeral\x12,\n" +
+	"\tephemeral\x18\f \x01(\bR\tephemeral\x12\x18\n" +
+	"\alineage\x18\r \x01(\x04R\alineage\x12\x14\n" +
+	"\x05retry\x18\x0e \x01(\x04R\x05retry\x12,\n" +
 	"\afailure\x18\x1e \x01(\v2\x12.gw.v1.LoadFailureR\afailure\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -5096,7 +5700,23 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x12\x0e\n" +
-	"\x02at\x18\x04 \x01(\x03R\x02at\"\xab\x01\n" +
+	"\x02at\x18\x04 \x01(\x03R\x02at\"c\n" +
+	"\x10RevocationRecord\x12\x17\n" +
+	"\aedge_id\x18\x01 \x01(\tR\x06edgeId\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\x04R\x06before\x12\x0e\n" +
+	"\x02at\x18\x03 \x01(\x03R\x02at\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"b\n" +
+	"\x0eTimelineRecord\x12\x17\n" +
+	"\aedge_id\x18\x01 \x01(\tR\x06edgeId\x12\x18\n" +
+	"\aentries\x18\x02 \x01(\fR\aentries\x12\x1d\n" +
+	"\n" +
+	"removed_at\x18\x03 \x01(\x03R\tremovedAt\"\x89\x01\n" +
+	"\rTimelineEntry\x12\x0e\n" +
+	"\x02at\x18\x01 \x01(\x03R\x02at\x12*\n" +
+	"\x05event\x18\x02 \x01(\x0e2\x14.gw.v1.TimelineEventR\x05event\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x18\n" +
+	"\arelease\x18\x04 \x01(\x04R\arelease\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"\xab\x01\n" +
 	"\tHubRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -5193,7 +5813,21 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x13PUSH_OUTCOME_LOADED\x10\x02\x12\x17\n" +
 	"\x13PUSH_OUTCOME_FAILED\x10\x03\x12\x1b\n" +
 	"\x17PUSH_OUTCOME_SUPERSEDED\x10\x04\x12\x18\n" +
-	"\x14PUSH_OUTCOME_REMOVED\x10\x05B\\\n" +
+	"\x14PUSH_OUTCOME_REMOVED\x10\x05*\xa2\x03\n" +
+	"\rTimelineEvent\x12\x1e\n" +
+	"\x1aTIMELINE_EVENT_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17TIMELINE_EVENT_ENROLLED\x10\x01\x12#\n" +
+	"\x1fTIMELINE_EVENT_REGISTERED_AGAIN\x10\x02\x12\"\n" +
+	"\x1eTIMELINE_EVENT_VERSION_CHANGED\x10\x03\x12!\n" +
+	"\x1dTIMELINE_EVENT_RELEASE_LOADED\x10\x04\x12\x1f\n" +
+	"\x1bTIMELINE_EVENT_APPLY_FAILED\x10\x05\x12&\n" +
+	"\"TIMELINE_EVENT_CERTIFICATE_RENEWED\x10\x06\x12!\n" +
+	"\x1dTIMELINE_EVENT_LABELS_CHANGED\x10\a\x12$\n" +
+	" TIMELINE_EVENT_NAMESPACE_CHANGED\x10\b\x12\x1a\n" +
+	"\x16TIMELINE_EVENT_REVOKED\x10\t\x12\x1a\n" +
+	"\x16TIMELINE_EVENT_REMOVED\x10\n" +
+	"\x12\x1e\n" +
+	"\x1aTIMELINE_EVENT_RETRY_ASKED\x10\vB\\\n" +
 	"\tcom.gw.v1B\bLogProtoP\x01Z\x10gw/rpc/gwv1;gwv1\xa2\x02\x03GXX\xaa\x02\x05Gw.V1\xca\x02\x05Gw\\V1\xe2\x02\x11Gw\\V1\\GPBMetadata\xea\x02\x06Gw::V1b\x06proto3"
 
 var (
@@ -5208,139 +5842,154 @@ func file_gw_v1_log_proto_rawDescGZIP() []byte {
 	return file_gw_v1_log_proto_rawDescData
 }
 
-var file_gw_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_gw_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_gw_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_gw_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_gw_v1_log_proto_goTypes = []any{
 	(RefusalCode)(0),              // 0: gw.v1.RefusalCode
 	(PushOutcome)(0),              // 1: gw.v1.PushOutcome
-	(*Command)(nil),               // 2: gw.v1.Command
-	(*Result)(nil),                // 3: gw.v1.Result
-	(*Refusal)(nil),               // 4: gw.v1.Refusal
-	(*Bootstrap)(nil),             // 5: gw.v1.Bootstrap
-	(*OpenTerm)(nil),              // 6: gw.v1.OpenTerm
-	(*StageBlobs)(nil),            // 7: gw.v1.StageBlobs
-	(*ChangeResources)(nil),       // 8: gw.v1.ChangeResources
-	(*ResourceEdit)(nil),          // 9: gw.v1.ResourceEdit
-	(*PushReleases)(nil),          // 10: gw.v1.PushReleases
-	(*RollbackReleases)(nil),      // 11: gw.v1.RollbackReleases
-	(*RollbackNamespace)(nil),     // 12: gw.v1.RollbackNamespace
-	(*FreezePushes)(nil),          // 13: gw.v1.FreezePushes
-	(*UnfreezePushes)(nil),        // 14: gw.v1.UnfreezePushes
-	(*NamespaceChecksum)(nil),     // 15: gw.v1.NamespaceChecksum
-	(*PushedReleases)(nil),        // 16: gw.v1.PushedReleases
-	(*PushedRelease)(nil),         // 17: gw.v1.PushedRelease
-	(*PutAppRecord)(nil),          // 18: gw.v1.PutAppRecord
-	(*DeleteAppRecord)(nil),       // 19: gw.v1.DeleteAppRecord
-	(*PutTokenRecord)(nil),        // 20: gw.v1.PutTokenRecord
-	(*RevokeTokenRecord)(nil),     // 21: gw.v1.RevokeTokenRecord
-	(*PutSecretRecord)(nil),       // 22: gw.v1.PutSecretRecord
-	(*DeleteSecretRecord)(nil),    // 23: gw.v1.DeleteSecretRecord
-	(*PutJoinTokenRecord)(nil),    // 24: gw.v1.PutJoinTokenRecord
-	(*DeleteJoinTokenRecord)(nil), // 25: gw.v1.DeleteJoinTokenRecord
-	(*EnrollEdge)(nil),            // 26: gw.v1.EnrollEdge
-	(*UpdateEdges)(nil),           // 27: gw.v1.UpdateEdges
-	(*RemoveEdgeRecord)(nil),      // 28: gw.v1.RemoveEdgeRecord
-	(*PutUserRecord)(nil),         // 29: gw.v1.PutUserRecord
-	(*PutSessionRecord)(nil),      // 30: gw.v1.PutSessionRecord
-	(*DeleteSessionRecord)(nil),   // 31: gw.v1.DeleteSessionRecord
-	(*EnrollHub)(nil),             // 32: gw.v1.EnrollHub
-	(*PutHubRecord)(nil),          // 33: gw.v1.PutHubRecord
-	(*RemoveHubRecord)(nil),       // 34: gw.v1.RemoveHubRecord
-	(*Beacon)(nil),                // 35: gw.v1.Beacon
-	(*RaiseEpoch)(nil),            // 36: gw.v1.RaiseEpoch
-	(*ClusterRecord)(nil),         // 37: gw.v1.ClusterRecord
-	(*ResourceRecord)(nil),        // 38: gw.v1.ResourceRecord
-	(*AppRecord)(nil),             // 39: gw.v1.AppRecord
-	(*TokenRecord)(nil),           // 40: gw.v1.TokenRecord
-	(*SecretRecord)(nil),          // 41: gw.v1.SecretRecord
-	(*JoinTokenRecord)(nil),       // 42: gw.v1.JoinTokenRecord
-	(*EdgeRecord)(nil),            // 43: gw.v1.EdgeRecord
-	(*LoadFailure)(nil),           // 44: gw.v1.LoadFailure
-	(*PushRecord)(nil),            // 45: gw.v1.PushRecord
-	(*NamespacePush)(nil),         // 46: gw.v1.NamespacePush
-	(*PushEdgeRecord)(nil),        // 47: gw.v1.PushEdgeRecord
-	(*FreezeRecord)(nil),          // 48: gw.v1.FreezeRecord
-	(*HubRecord)(nil),             // 49: gw.v1.HubRecord
-	(*UserRecord)(nil),            // 50: gw.v1.UserRecord
-	(*SessionRecord)(nil),         // 51: gw.v1.SessionRecord
-	(*AccessChangeRecord)(nil),    // 52: gw.v1.AccessChangeRecord
-	(*SecretName)(nil),            // 53: gw.v1.SecretName
-	(*AuditRecord)(nil),           // 54: gw.v1.AuditRecord
-	(*IdempotencyRecord)(nil),     // 55: gw.v1.IdempotencyRecord
-	(*StagedBlob)(nil),            // 56: gw.v1.StagedBlob
-	(*ReleaseRecord)(nil),         // 57: gw.v1.ReleaseRecord
-	(*ReleaseEntry)(nil),          // 58: gw.v1.ReleaseEntry
-	(*SnapshotHeader)(nil),        // 59: gw.v1.SnapshotHeader
-	nil,                           // 60: gw.v1.ResourceEdit.LabelsEntry
-	nil,                           // 61: gw.v1.ResourceRecord.LabelsEntry
-	nil,                           // 62: gw.v1.JoinTokenRecord.LabelsEntry
-	nil,                           // 63: gw.v1.EdgeRecord.LabelsEntry
-	(*ErrorDetail)(nil),           // 64: gw.v1.ErrorDetail
+	(TimelineEvent)(0),            // 2: gw.v1.TimelineEvent
+	(*Command)(nil),               // 3: gw.v1.Command
+	(*Result)(nil),                // 4: gw.v1.Result
+	(*Refusal)(nil),               // 5: gw.v1.Refusal
+	(*Bootstrap)(nil),             // 6: gw.v1.Bootstrap
+	(*OpenTerm)(nil),              // 7: gw.v1.OpenTerm
+	(*StageBlobs)(nil),            // 8: gw.v1.StageBlobs
+	(*ChangeResources)(nil),       // 9: gw.v1.ChangeResources
+	(*ResourceEdit)(nil),          // 10: gw.v1.ResourceEdit
+	(*PushReleases)(nil),          // 11: gw.v1.PushReleases
+	(*RollbackReleases)(nil),      // 12: gw.v1.RollbackReleases
+	(*RollbackNamespace)(nil),     // 13: gw.v1.RollbackNamespace
+	(*FreezePushes)(nil),          // 14: gw.v1.FreezePushes
+	(*UnfreezePushes)(nil),        // 15: gw.v1.UnfreezePushes
+	(*NamespaceChecksum)(nil),     // 16: gw.v1.NamespaceChecksum
+	(*PushedReleases)(nil),        // 17: gw.v1.PushedReleases
+	(*PushedRelease)(nil),         // 18: gw.v1.PushedRelease
+	(*PutAppRecord)(nil),          // 19: gw.v1.PutAppRecord
+	(*DeleteAppRecord)(nil),       // 20: gw.v1.DeleteAppRecord
+	(*PutTokenRecord)(nil),        // 21: gw.v1.PutTokenRecord
+	(*RevokeTokenRecord)(nil),     // 22: gw.v1.RevokeTokenRecord
+	(*PutSecretRecord)(nil),       // 23: gw.v1.PutSecretRecord
+	(*DeleteSecretRecord)(nil),    // 24: gw.v1.DeleteSecretRecord
+	(*PutJoinTokenRecord)(nil),    // 25: gw.v1.PutJoinTokenRecord
+	(*DeleteJoinTokenRecord)(nil), // 26: gw.v1.DeleteJoinTokenRecord
+	(*EnrollEdge)(nil),            // 27: gw.v1.EnrollEdge
+	(*UpdateEdges)(nil),           // 28: gw.v1.UpdateEdges
+	(*RemoveEdgeRecord)(nil),      // 29: gw.v1.RemoveEdgeRecord
+	(*RevokeEdgeRecord)(nil),      // 30: gw.v1.RevokeEdgeRecord
+	(*RetryEdgeRecord)(nil),       // 31: gw.v1.RetryEdgeRecord
+	(*LabelEdgeRecord)(nil),       // 32: gw.v1.LabelEdgeRecord
+	(*PutUserRecord)(nil),         // 33: gw.v1.PutUserRecord
+	(*DeleteUserRecord)(nil),      // 34: gw.v1.DeleteUserRecord
+	(*PutSessionRecord)(nil),      // 35: gw.v1.PutSessionRecord
+	(*DeleteSessionRecord)(nil),   // 36: gw.v1.DeleteSessionRecord
+	(*EnrollHub)(nil),             // 37: gw.v1.EnrollHub
+	(*PutHubRecord)(nil),          // 38: gw.v1.PutHubRecord
+	(*RemoveHubRecord)(nil),       // 39: gw.v1.RemoveHubRecord
+	(*Beacon)(nil),                // 40: gw.v1.Beacon
+	(*RaiseEpoch)(nil),            // 41: gw.v1.RaiseEpoch
+	(*ClusterRecord)(nil),         // 42: gw.v1.ClusterRecord
+	(*ResourceRecord)(nil),        // 43: gw.v1.ResourceRecord
+	(*AppRecord)(nil),             // 44: gw.v1.AppRecord
+	(*TokenRecord)(nil),           // 45: gw.v1.TokenRecord
+	(*SecretRecord)(nil),          // 46: gw.v1.SecretRecord
+	(*JoinTokenRecord)(nil),       // 47: gw.v1.JoinTokenRecord
+	(*EdgeRecord)(nil),            // 48: gw.v1.EdgeRecord
+	(*LoadFailure)(nil),           // 49: gw.v1.LoadFailure
+	(*PushRecord)(nil),            // 50: gw.v1.PushRecord
+	(*NamespacePush)(nil),         // 51: gw.v1.NamespacePush
+	(*PushEdgeRecord)(nil),        // 52: gw.v1.PushEdgeRecord
+	(*FreezeRecord)(nil),          // 53: gw.v1.FreezeRecord
+	(*RevocationRecord)(nil),      // 54: gw.v1.RevocationRecord
+	(*TimelineRecord)(nil),        // 55: gw.v1.TimelineRecord
+	(*TimelineEntry)(nil),         // 56: gw.v1.TimelineEntry
+	(*HubRecord)(nil),             // 57: gw.v1.HubRecord
+	(*UserRecord)(nil),            // 58: gw.v1.UserRecord
+	(*SessionRecord)(nil),         // 59: gw.v1.SessionRecord
+	(*AccessChangeRecord)(nil),    // 60: gw.v1.AccessChangeRecord
+	(*SecretName)(nil),            // 61: gw.v1.SecretName
+	(*AuditRecord)(nil),           // 62: gw.v1.AuditRecord
+	(*IdempotencyRecord)(nil),     // 63: gw.v1.IdempotencyRecord
+	(*StagedBlob)(nil),            // 64: gw.v1.StagedBlob
+	(*ReleaseRecord)(nil),         // 65: gw.v1.ReleaseRecord
+	(*ReleaseEntry)(nil),          // 66: gw.v1.ReleaseEntry
+	(*SnapshotHeader)(nil),        // 67: gw.v1.SnapshotHeader
+	nil,                           // 68: gw.v1.ResourceEdit.LabelsEntry
+	nil,                           // 69: gw.v1.LabelEdgeRecord.SetEntry
+	nil,                           // 70: gw.v1.ResourceRecord.LabelsEntry
+	nil,                           // 71: gw.v1.JoinTokenRecord.LabelsEntry
+	nil,                           // 72: gw.v1.EdgeRecord.LabelsEntry
+	(*ErrorDetail)(nil),           // 73: gw.v1.ErrorDetail
 }
 var file_gw_v1_log_proto_depIdxs = []int32{
-	5,  // 0: gw.v1.Command.bootstrap:type_name -> gw.v1.Bootstrap
-	6,  // 1: gw.v1.Command.open_term:type_name -> gw.v1.OpenTerm
-	7,  // 2: gw.v1.Command.stage_blobs:type_name -> gw.v1.StageBlobs
-	8,  // 3: gw.v1.Command.change_resources:type_name -> gw.v1.ChangeResources
-	10, // 4: gw.v1.Command.push_releases:type_name -> gw.v1.PushReleases
-	18, // 5: gw.v1.Command.put_app:type_name -> gw.v1.PutAppRecord
-	19, // 6: gw.v1.Command.delete_app:type_name -> gw.v1.DeleteAppRecord
-	20, // 7: gw.v1.Command.put_token:type_name -> gw.v1.PutTokenRecord
-	21, // 8: gw.v1.Command.revoke_token:type_name -> gw.v1.RevokeTokenRecord
-	22, // 9: gw.v1.Command.put_secret:type_name -> gw.v1.PutSecretRecord
-	23, // 10: gw.v1.Command.delete_secret:type_name -> gw.v1.DeleteSecretRecord
-	24, // 11: gw.v1.Command.put_join_token:type_name -> gw.v1.PutJoinTokenRecord
-	25, // 12: gw.v1.Command.delete_join_token:type_name -> gw.v1.DeleteJoinTokenRecord
-	26, // 13: gw.v1.Command.enroll_edge:type_name -> gw.v1.EnrollEdge
-	27, // 14: gw.v1.Command.update_edges:type_name -> gw.v1.UpdateEdges
-	28, // 15: gw.v1.Command.remove_edge:type_name -> gw.v1.RemoveEdgeRecord
-	29, // 16: gw.v1.Command.put_user:type_name -> gw.v1.PutUserRecord
-	30, // 17: gw.v1.Command.put_session:type_name -> gw.v1.PutSessionRecord
-	31, // 18: gw.v1.Command.delete_session:type_name -> gw.v1.DeleteSessionRecord
-	32, // 19: gw.v1.Command.enroll_hub:type_name -> gw.v1.EnrollHub
-	33, // 20: gw.v1.Command.put_hub:type_name -> gw.v1.PutHubRecord
-	34, // 21: gw.v1.Command.remove_hub:type_name -> gw.v1.RemoveHubRecord
-	35, // 22: gw.v1.Command.beacon:type_name -> gw.v1.Beacon
-	36, // 23: gw.v1.Command.raise_epoch:type_name -> gw.v1.RaiseEpoch
-	11, // 24: gw.v1.Command.rollback_releases:type_name -> gw.v1.RollbackReleases
-	13, // 25: gw.v1.Command.freeze_pushes:type_name -> gw.v1.FreezePushes
-	14, // 26: gw.v1.Command.unfreeze_pushes:type_name -> gw.v1.UnfreezePushes
-	4,  // 27: gw.v1.Result.refusal:type_name -> gw.v1.Refusal
-	16, // 28: gw.v1.Result.push:type_name -> gw.v1.PushedReleases
-	0,  // 29: gw.v1.Refusal.code:type_name -> gw.v1.RefusalCode
-	64, // 30: gw.v1.Refusal.detail:type_name -> gw.v1.ErrorDetail
-	9,  // 31: gw.v1.ChangeResources.edits:type_name -> gw.v1.ResourceEdit
-	60, // 32: gw.v1.ResourceEdit.labels:type_name -> gw.v1.ResourceEdit.LabelsEntry
-	15, // 33: gw.v1.PushReleases.namespaces:type_name -> gw.v1.NamespaceChecksum
-	12, // 34: gw.v1.RollbackReleases.namespaces:type_name -> gw.v1.RollbackNamespace
-	17, // 35: gw.v1.PushedReleases.namespaces:type_name -> gw.v1.PushedRelease
-	39, // 36: gw.v1.PutAppRecord.app:type_name -> gw.v1.AppRecord
-	40, // 37: gw.v1.PutTokenRecord.token:type_name -> gw.v1.TokenRecord
-	41, // 38: gw.v1.PutSecretRecord.secret:type_name -> gw.v1.SecretRecord
-	42, // 39: gw.v1.PutJoinTokenRecord.join_token:type_name -> gw.v1.JoinTokenRecord
-	43, // 40: gw.v1.EnrollEdge.edge:type_name -> gw.v1.EdgeRecord
-	43, // 41: gw.v1.UpdateEdges.edges:type_name -> gw.v1.EdgeRecord
-	50, // 42: gw.v1.PutUserRecord.user:type_name -> gw.v1.UserRecord
-	51, // 43: gw.v1.PutSessionRecord.session:type_name -> gw.v1.SessionRecord
-	49, // 44: gw.v1.EnrollHub.hub:type_name -> gw.v1.HubRecord
-	49, // 45: gw.v1.PutHubRecord.hub:type_name -> gw.v1.HubRecord
-	61, // 46: gw.v1.ResourceRecord.labels:type_name -> gw.v1.ResourceRecord.LabelsEntry
-	62, // 47: gw.v1.JoinTokenRecord.labels:type_name -> gw.v1.JoinTokenRecord.LabelsEntry
-	63, // 48: gw.v1.EdgeRecord.labels:type_name -> gw.v1.EdgeRecord.LabelsEntry
-	44, // 49: gw.v1.EdgeRecord.failure:type_name -> gw.v1.LoadFailure
-	46, // 50: gw.v1.PushRecord.namespaces:type_name -> gw.v1.NamespacePush
-	1,  // 51: gw.v1.PushEdgeRecord.outcome:type_name -> gw.v1.PushOutcome
-	44, // 52: gw.v1.PushEdgeRecord.failure:type_name -> gw.v1.LoadFailure
-	53, // 53: gw.v1.AccessChangeRecord.changed_secret:type_name -> gw.v1.SecretName
-	3,  // 54: gw.v1.IdempotencyRecord.result:type_name -> gw.v1.Result
-	58, // 55: gw.v1.ReleaseRecord.upserts:type_name -> gw.v1.ReleaseEntry
-	58, // 56: gw.v1.ReleaseRecord.removals:type_name -> gw.v1.ReleaseEntry
-	37, // 57: gw.v1.SnapshotHeader.cluster:type_name -> gw.v1.ClusterRecord
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	6,  // 0: gw.v1.Command.bootstrap:type_name -> gw.v1.Bootstrap
+	7,  // 1: gw.v1.Command.open_term:type_name -> gw.v1.OpenTerm
+	8,  // 2: gw.v1.Command.stage_blobs:type_name -> gw.v1.StageBlobs
+	9,  // 3: gw.v1.Command.change_resources:type_name -> gw.v1.ChangeResources
+	11, // 4: gw.v1.Command.push_releases:type_name -> gw.v1.PushReleases
+	19, // 5: gw.v1.Command.put_app:type_name -> gw.v1.PutAppRecord
+	20, // 6: gw.v1.Command.delete_app:type_name -> gw.v1.DeleteAppRecord
+	21, // 7: gw.v1.Command.put_token:type_name -> gw.v1.PutTokenRecord
+	22, // 8: gw.v1.Command.revoke_token:type_name -> gw.v1.RevokeTokenRecord
+	23, // 9: gw.v1.Command.put_secret:type_name -> gw.v1.PutSecretRecord
+	24, // 10: gw.v1.Command.delete_secret:type_name -> gw.v1.DeleteSecretRecord
+	25, // 11: gw.v1.Command.put_join_token:type_name -> gw.v1.PutJoinTokenRecord
+	26, // 12: gw.v1.Command.delete_join_token:type_name -> gw.v1.DeleteJoinTokenRecord
+	27, // 13: gw.v1.Command.enroll_edge:type_name -> gw.v1.EnrollEdge
+	28, // 14: gw.v1.Command.update_edges:type_name -> gw.v1.UpdateEdges
+	29, // 15: gw.v1.Command.remove_edge:type_name -> gw.v1.RemoveEdgeRecord
+	33, // 16: gw.v1.Command.put_user:type_name -> gw.v1.PutUserRecord
+	35, // 17: gw.v1.Command.put_session:type_name -> gw.v1.PutSessionRecord
+	36, // 18: gw.v1.Command.delete_session:type_name -> gw.v1.DeleteSessionRecord
+	37, // 19: gw.v1.Command.enroll_hub:type_name -> gw.v1.EnrollHub
+	38, // 20: gw.v1.Command.put_hub:type_name -> gw.v1.PutHubRecord
+	39, // 21: gw.v1.Command.remove_hub:type_name -> gw.v1.RemoveHubRecord
+	40, // 22: gw.v1.Command.beacon:type_name -> gw.v1.Beacon
+	41, // 23: gw.v1.Command.raise_epoch:type_name -> gw.v1.RaiseEpoch
+	12, // 24: gw.v1.Command.rollback_releases:type_name -> gw.v1.RollbackReleases
+	14, // 25: gw.v1.Command.freeze_pushes:type_name -> gw.v1.FreezePushes
+	15, // 26: gw.v1.Command.unfreeze_pushes:type_name -> gw.v1.UnfreezePushes
+	30, // 27: gw.v1.Command.revoke_edge:type_name -> gw.v1.RevokeEdgeRecord
+	31, // 28: gw.v1.Command.retry_edge:type_name -> gw.v1.RetryEdgeRecord
+	32, // 29: gw.v1.Command.label_edge:type_name -> gw.v1.LabelEdgeRecord
+	34, // 30: gw.v1.Command.delete_user:type_name -> gw.v1.DeleteUserRecord
+	5,  // 31: gw.v1.Result.refusal:type_name -> gw.v1.Refusal
+	17, // 32: gw.v1.Result.push:type_name -> gw.v1.PushedReleases
+	0,  // 33: gw.v1.Refusal.code:type_name -> gw.v1.RefusalCode
+	73, // 34: gw.v1.Refusal.detail:type_name -> gw.v1.ErrorDetail
+	10, // 35: gw.v1.ChangeResources.edits:type_name -> gw.v1.ResourceEdit
+	68, // 36: gw.v1.ResourceEdit.labels:type_name -> gw.v1.ResourceEdit.LabelsEntry
+	16, // 37: gw.v1.PushReleases.namespaces:type_name -> gw.v1.NamespaceChecksum
+	13, // 38: gw.v1.RollbackReleases.namespaces:type_name -> gw.v1.RollbackNamespace
+	18, // 39: gw.v1.PushedReleases.namespaces:type_name -> gw.v1.PushedRelease
+	44, // 40: gw.v1.PutAppRecord.app:type_name -> gw.v1.AppRecord
+	45, // 41: gw.v1.PutTokenRecord.token:type_name -> gw.v1.TokenRecord
+	46, // 42: gw.v1.PutSecretRecord.secret:type_name -> gw.v1.SecretRecord
+	47, // 43: gw.v1.PutJoinTokenRecord.join_token:type_name -> gw.v1.JoinTokenRecord
+	48, // 44: gw.v1.EnrollEdge.edge:type_name -> gw.v1.EdgeRecord
+	48, // 45: gw.v1.UpdateEdges.edges:type_name -> gw.v1.EdgeRecord
+	69, // 46: gw.v1.LabelEdgeRecord.set:type_name -> gw.v1.LabelEdgeRecord.SetEntry
+	58, // 47: gw.v1.PutUserRecord.user:type_name -> gw.v1.UserRecord
+	59, // 48: gw.v1.PutSessionRecord.session:type_name -> gw.v1.SessionRecord
+	57, // 49: gw.v1.EnrollHub.hub:type_name -> gw.v1.HubRecord
+	57, // 50: gw.v1.PutHubRecord.hub:type_name -> gw.v1.HubRecord
+	70, // 51: gw.v1.ResourceRecord.labels:type_name -> gw.v1.ResourceRecord.LabelsEntry
+	71, // 52: gw.v1.JoinTokenRecord.labels:type_name -> gw.v1.JoinTokenRecord.LabelsEntry
+	72, // 53: gw.v1.EdgeRecord.labels:type_name -> gw.v1.EdgeRecord.LabelsEntry
+	49, // 54: gw.v1.EdgeRecord.failure:type_name -> gw.v1.LoadFailure
+	51, // 55: gw.v1.PushRecord.namespaces:type_name -> gw.v1.NamespacePush
+	1,  // 56: gw.v1.PushEdgeRecord.outcome:type_name -> gw.v1.PushOutcome
+	49, // 57: gw.v1.PushEdgeRecord.failure:type_name -> gw.v1.LoadFailure
+	2,  // 58: gw.v1.TimelineEntry.event:type_name -> gw.v1.TimelineEvent
+	61, // 59: gw.v1.AccessChangeRecord.changed_secret:type_name -> gw.v1.SecretName
+	4,  // 60: gw.v1.IdempotencyRecord.result:type_name -> gw.v1.Result
+	66, // 61: gw.v1.ReleaseRecord.upserts:type_name -> gw.v1.ReleaseEntry
+	66, // 62: gw.v1.ReleaseRecord.removals:type_name -> gw.v1.ReleaseEntry
+	42, // 63: gw.v1.SnapshotHeader.cluster:type_name -> gw.v1.ClusterRecord
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_log_proto_init() }
@@ -5377,8 +6026,12 @@ func file_gw_v1_log_proto_init() {
 		(*Command_RollbackReleases)(nil),
 		(*Command_FreezePushes)(nil),
 		(*Command_UnfreezePushes)(nil),
+		(*Command_RevokeEdge)(nil),
+		(*Command_RetryEdge)(nil),
+		(*Command_LabelEdge)(nil),
+		(*Command_DeleteUser)(nil),
 	}
-	file_gw_v1_log_proto_msgTypes[50].OneofWrappers = []any{
+	file_gw_v1_log_proto_msgTypes[57].OneofWrappers = []any{
 		(*AccessChangeRecord_RevokedToken)(nil),
 		(*AccessChangeRecord_ChangedApp)(nil),
 		(*AccessChangeRecord_DeletedApp)(nil),
@@ -5389,8 +6042,8 @@ func file_gw_v1_log_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_log_proto_rawDesc), len(file_gw_v1_log_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   62,
+			NumEnums:      3,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

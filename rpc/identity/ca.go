@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -83,13 +84,24 @@ func (ca *CA) MarshalKey() ([]byte, error) { return x509.MarshalPKCS8PrivateKey(
 // SignEdge issues a client certificate for the key of a certificate request (PKCS #10, DER, P-256). Of the request only
 // the key is used: the name in the certificate is e.
 func (ca *CA) SignEdge(csr []byte, e Edge, now time.Time, ttl time.Duration) (*x509.Certificate, error) {
+	return ca.SignEdgeIn(csr, e, 0, now, ttl)
+}
+
+// SignEdgeIn issues what SignEdge does, with a lineage: the stamp of the enrolment that the certificate goes back to. A
+// certificate that takes the place of another has the lineage of that one, so that a revocation, which names a stamp, ends
+// those that are being renewed while it is made.
+func (ca *CA) SignEdgeIn(csr []byte, e Edge, lineage uint64, now time.Time, ttl time.Duration) (*x509.Certificate, error) {
 	key, err := keyOf(csr)
 	if err != nil {
 		return nil, err
 	}
+	who := e.uri()
+	if lineage > 0 {
+		who.RawQuery = url.Values{lineageKey: {strconv.FormatUint(lineage, 10)}}.Encode()
+	}
 	return sign(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: e.ID},
-		URIs:        []*url.URL{e.uri()},
+		URIs:        []*url.URL{who},
 		NotBefore:   now.Add(-clockSkew),
 		NotAfter:    now.Add(ttl),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
@@ -202,6 +214,22 @@ func EdgeOf(cert *x509.Certificate) (Edge, error) {
 		}
 	}
 	return Edge{}, fmt.Errorf("the certificate of %q is not an edge's", cert.Subject.CommonName)
+}
+
+// lineageKey is where an edge's URI says its lineage: gw://CLUSTER/edge/NAMESPACE/ID?lineage=NUMBER.
+const lineageKey = "lineage"
+
+// LineageOf returns the lineage that an edge's certificate states; 0 if it states none.
+func LineageOf(cert *x509.Certificate) uint64 {
+	for _, u := range cert.URIs {
+		if u.Scheme != scheme {
+			continue
+		}
+		if n, err := strconv.ParseUint(u.Query().Get(lineageKey), 10, 64); err == nil {
+			return n
+		}
+	}
+	return 0
 }
 
 // HubOf returns the cluster and the hub that a certificate names. The certificate must have been verified.

@@ -39,6 +39,13 @@ const (
 	FleetServiceGetEdgeProcedure = "/gw.v1.FleetService/GetEdge"
 	// FleetServiceRemoveEdgeProcedure is the fully-qualified name of the FleetService's RemoveEdge RPC.
 	FleetServiceRemoveEdgeProcedure = "/gw.v1.FleetService/RemoveEdge"
+	// FleetServiceRevokeEdgeProcedure is the fully-qualified name of the FleetService's RevokeEdge RPC.
+	FleetServiceRevokeEdgeProcedure = "/gw.v1.FleetService/RevokeEdge"
+	// FleetServiceRetryEdgeProcedure is the fully-qualified name of the FleetService's RetryEdge RPC.
+	FleetServiceRetryEdgeProcedure = "/gw.v1.FleetService/RetryEdge"
+	// FleetServiceSetEdgeLabelsProcedure is the fully-qualified name of the FleetService's
+	// SetEdgeLabels RPC.
+	FleetServiceSetEdgeLabelsProcedure = "/gw.v1.FleetService/SetEdgeLabels"
 	// FleetServiceListNamespacesProcedure is the fully-qualified name of the FleetService's
 	// ListNamespaces RPC.
 	FleetServiceListNamespacesProcedure = "/gw.v1.FleetService/ListNamespaces"
@@ -50,6 +57,13 @@ type FleetServiceClient interface {
 	GetEdge(context.Context, *gwv1.GetEdgeRequest) (*gwv1.GetEdgeResponse, error)
 	// RemoveEdge forgets an edge and ends its stream. A process that still runs registers again when it next connects.
 	RemoveEdge(context.Context, *gwv1.RemoveEdgeRequest) (*gwv1.RemoveEdgeResponse, error)
+	// RevokeEdge ends every certificate an edge has: all hubs refuse all its calls at once. It comes back by enrolling with a
+	// fresh join token, as a new edge. It goes on serving what it has until it is stopped.
+	RevokeEdge(context.Context, *gwv1.RevokeEdgeRequest) (*gwv1.RevokeEdgeResponse, error)
+	// RetryEdge makes an edge try once more to load a release it has rejected; one that is away does so when it is back.
+	RetryEdge(context.Context, *gwv1.RetryEdgeRequest) (*gwv1.RetryEdgeResponse, error)
+	// SetEdgeLabels changes some of an edge's labels and leaves the others.
+	SetEdgeLabels(context.Context, *gwv1.SetEdgeLabelsRequest) (*gwv1.SetEdgeLabelsResponse, error)
 	ListNamespaces(context.Context, *gwv1.ListNamespacesRequest) (*gwv1.ListNamespacesResponse, error)
 }
 
@@ -84,6 +98,24 @@ func NewFleetServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(fleetServiceMethods.ByName("RemoveEdge")),
 			connect.WithClientOptions(opts...),
 		),
+		revokeEdge: connect.NewClient[gwv1.RevokeEdgeRequest, gwv1.RevokeEdgeResponse](
+			httpClient,
+			baseURL+FleetServiceRevokeEdgeProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("RevokeEdge")),
+			connect.WithClientOptions(opts...),
+		),
+		retryEdge: connect.NewClient[gwv1.RetryEdgeRequest, gwv1.RetryEdgeResponse](
+			httpClient,
+			baseURL+FleetServiceRetryEdgeProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("RetryEdge")),
+			connect.WithClientOptions(opts...),
+		),
+		setEdgeLabels: connect.NewClient[gwv1.SetEdgeLabelsRequest, gwv1.SetEdgeLabelsResponse](
+			httpClient,
+			baseURL+FleetServiceSetEdgeLabelsProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("SetEdgeLabels")),
+			connect.WithClientOptions(opts...),
+		),
 		listNamespaces: connect.NewClient[gwv1.ListNamespacesRequest, gwv1.ListNamespacesResponse](
 			httpClient,
 			baseURL+FleetServiceListNamespacesProcedure,
@@ -99,6 +131,9 @@ type fleetServiceClient struct {
 	listEdges      *connect.Client[gwv1.ListEdgesRequest, gwv1.ListEdgesResponse]
 	getEdge        *connect.Client[gwv1.GetEdgeRequest, gwv1.GetEdgeResponse]
 	removeEdge     *connect.Client[gwv1.RemoveEdgeRequest, gwv1.RemoveEdgeResponse]
+	revokeEdge     *connect.Client[gwv1.RevokeEdgeRequest, gwv1.RevokeEdgeResponse]
+	retryEdge      *connect.Client[gwv1.RetryEdgeRequest, gwv1.RetryEdgeResponse]
+	setEdgeLabels  *connect.Client[gwv1.SetEdgeLabelsRequest, gwv1.SetEdgeLabelsResponse]
 	listNamespaces *connect.Client[gwv1.ListNamespacesRequest, gwv1.ListNamespacesResponse]
 }
 
@@ -129,6 +164,33 @@ func (c *fleetServiceClient) RemoveEdge(ctx context.Context, req *gwv1.RemoveEdg
 	return nil, err
 }
 
+// RevokeEdge calls gw.v1.FleetService.RevokeEdge.
+func (c *fleetServiceClient) RevokeEdge(ctx context.Context, req *gwv1.RevokeEdgeRequest) (*gwv1.RevokeEdgeResponse, error) {
+	response, err := c.revokeEdge.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RetryEdge calls gw.v1.FleetService.RetryEdge.
+func (c *fleetServiceClient) RetryEdge(ctx context.Context, req *gwv1.RetryEdgeRequest) (*gwv1.RetryEdgeResponse, error) {
+	response, err := c.retryEdge.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetEdgeLabels calls gw.v1.FleetService.SetEdgeLabels.
+func (c *fleetServiceClient) SetEdgeLabels(ctx context.Context, req *gwv1.SetEdgeLabelsRequest) (*gwv1.SetEdgeLabelsResponse, error) {
+	response, err := c.setEdgeLabels.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ListNamespaces calls gw.v1.FleetService.ListNamespaces.
 func (c *fleetServiceClient) ListNamespaces(ctx context.Context, req *gwv1.ListNamespacesRequest) (*gwv1.ListNamespacesResponse, error) {
 	response, err := c.listNamespaces.CallUnary(ctx, connect.NewRequest(req))
@@ -144,6 +206,13 @@ type FleetServiceHandler interface {
 	GetEdge(context.Context, *gwv1.GetEdgeRequest) (*gwv1.GetEdgeResponse, error)
 	// RemoveEdge forgets an edge and ends its stream. A process that still runs registers again when it next connects.
 	RemoveEdge(context.Context, *gwv1.RemoveEdgeRequest) (*gwv1.RemoveEdgeResponse, error)
+	// RevokeEdge ends every certificate an edge has: all hubs refuse all its calls at once. It comes back by enrolling with a
+	// fresh join token, as a new edge. It goes on serving what it has until it is stopped.
+	RevokeEdge(context.Context, *gwv1.RevokeEdgeRequest) (*gwv1.RevokeEdgeResponse, error)
+	// RetryEdge makes an edge try once more to load a release it has rejected; one that is away does so when it is back.
+	RetryEdge(context.Context, *gwv1.RetryEdgeRequest) (*gwv1.RetryEdgeResponse, error)
+	// SetEdgeLabels changes some of an edge's labels and leaves the others.
+	SetEdgeLabels(context.Context, *gwv1.SetEdgeLabelsRequest) (*gwv1.SetEdgeLabelsResponse, error)
 	ListNamespaces(context.Context, *gwv1.ListNamespacesRequest) (*gwv1.ListNamespacesResponse, error)
 }
 
@@ -174,6 +243,24 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(fleetServiceMethods.ByName("RemoveEdge")),
 		connect.WithHandlerOptions(opts...),
 	)
+	fleetServiceRevokeEdgeHandler := connect.NewUnaryHandlerSimple(
+		FleetServiceRevokeEdgeProcedure,
+		svc.RevokeEdge,
+		connect.WithSchema(fleetServiceMethods.ByName("RevokeEdge")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fleetServiceRetryEdgeHandler := connect.NewUnaryHandlerSimple(
+		FleetServiceRetryEdgeProcedure,
+		svc.RetryEdge,
+		connect.WithSchema(fleetServiceMethods.ByName("RetryEdge")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fleetServiceSetEdgeLabelsHandler := connect.NewUnaryHandlerSimple(
+		FleetServiceSetEdgeLabelsProcedure,
+		svc.SetEdgeLabels,
+		connect.WithSchema(fleetServiceMethods.ByName("SetEdgeLabels")),
+		connect.WithHandlerOptions(opts...),
+	)
 	fleetServiceListNamespacesHandler := connect.NewUnaryHandlerSimple(
 		FleetServiceListNamespacesProcedure,
 		svc.ListNamespaces,
@@ -189,6 +276,12 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 			fleetServiceGetEdgeHandler.ServeHTTP(w, r)
 		case FleetServiceRemoveEdgeProcedure:
 			fleetServiceRemoveEdgeHandler.ServeHTTP(w, r)
+		case FleetServiceRevokeEdgeProcedure:
+			fleetServiceRevokeEdgeHandler.ServeHTTP(w, r)
+		case FleetServiceRetryEdgeProcedure:
+			fleetServiceRetryEdgeHandler.ServeHTTP(w, r)
+		case FleetServiceSetEdgeLabelsProcedure:
+			fleetServiceSetEdgeLabelsHandler.ServeHTTP(w, r)
 		case FleetServiceListNamespacesProcedure:
 			fleetServiceListNamespacesHandler.ServeHTTP(w, r)
 		default:
@@ -210,6 +303,18 @@ func (UnimplementedFleetServiceHandler) GetEdge(context.Context, *gwv1.GetEdgeRe
 
 func (UnimplementedFleetServiceHandler) RemoveEdge(context.Context, *gwv1.RemoveEdgeRequest) (*gwv1.RemoveEdgeResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.FleetService.RemoveEdge is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) RevokeEdge(context.Context, *gwv1.RevokeEdgeRequest) (*gwv1.RevokeEdgeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.FleetService.RevokeEdge is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) RetryEdge(context.Context, *gwv1.RetryEdgeRequest) (*gwv1.RetryEdgeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.FleetService.RetryEdge is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) SetEdgeLabels(context.Context, *gwv1.SetEdgeLabelsRequest) (*gwv1.SetEdgeLabelsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.FleetService.SetEdgeLabels is not implemented"))
 }
 
 func (UnimplementedFleetServiceHandler) ListNamespaces(context.Context, *gwv1.ListNamespacesRequest) (*gwv1.ListNamespacesResponse, error) {
