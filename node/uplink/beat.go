@@ -42,6 +42,7 @@ func (u *Uplink) beat(ctx context.Context) error {
 		u.heard()
 		u.learnHubs(answer.HubUrls)
 		u.raiseTarget(answer.Target)
+		u.raiseRetry(answer.Retry)
 	}
 }
 

@@ -278,6 +278,7 @@ func (u *Uplink) handleTick(s *stream, tick *gwv1.Tick) error {
 	if changed || first {
 		wake(u.fetchNow)
 	}
+	u.raiseRetry(tick.Retry)
 	if u.c.Tokens != nil {
 		u.c.Tokens.reached()
 	}
@@ -311,6 +312,24 @@ func (u *Uplink) raiseTarget(target *gwv1.Target) {
 		u.target = proto.CloneOf(target)
 	}
 	u.mu.Unlock()
+	if raised {
+		wake(u.fetchNow)
+	}
+}
+
+// raiseRetry forgets what was rejected when an admin asks for another try. The value only rises, so that every reconnect
+// and every heartbeat can tell it.
+func (u *Uplink) raiseRetry(value uint64) {
+	u.mu.Lock()
+	raised := value > u.retry
+	again := raised && u.rejected != nil
+	if raised {
+		u.retry, u.rejected = value, nil
+	}
+	u.mu.Unlock()
+	if again {
+		u.log.Info("an admin asks for another try of the release that was rejected")
+	}
 	if raised {
 		wake(u.fetchNow)
 	}

@@ -52,6 +52,7 @@ type fakeHub struct {
 	cluster     string
 	epoch       uint64
 	access      uint64
+	retry       uint64 // what an admin asked for
 	changes     []*gwv1.AccessChange
 	tokens      map[[32]byte]*gwv1.ValidateTokenResponse
 	secrets     []*gwv1.SecretValue
@@ -321,7 +322,7 @@ func (h *fakeHub) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*gwv
 			<-h.beats
 		}
 	}
-	return &gwv1.HeartbeatResponse{Interval: durationpb.New(time.Minute), HubUrls: []string{h.url}, Target: h.targetLocked()}, nil
+	return &gwv1.HeartbeatResponse{Interval: durationpb.New(time.Minute), HubUrls: []string{h.url}, Target: h.targetLocked(), Retry: h.retry}, nil
 }
 
 func (h *fakeHub) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *connect.ServerStream[gwv1.WatchResponse]) error {
@@ -355,7 +356,7 @@ func (h *fakeHub) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *conne
 			sent = h.access
 			events = append(events, accessEvent(a))
 		}
-		tick := &gwv1.Tick{ClusterId: h.cluster, Epoch: h.epoch, AccessVersion: h.access, Target: h.targetLocked()}
+		tick := &gwv1.Tick{ClusterId: h.cluster, Epoch: h.epoch, AccessVersion: h.access, Target: h.targetLocked(), Retry: h.retry}
 		if h.wrongTick != nil {
 			h.wrongTick(tick)
 		}

@@ -150,7 +150,8 @@ type Uplink struct {
 	lastHeard  time.Time
 	lastError  string
 	target     *gwv1.Target // newest told; never goes back
-	rejected   *gwv1.Target // failed to compile or probe; not fetched again
+	rejected   *gwv1.Target // failed to compile or probe; not fetched again until retry rises
+	retry      uint64       // the value at which rejections count, as last told
 	applyError *gwv1.ApplyError
 	access     *gwv1.StoredAccess // never nil; replaced, not changed
 	sequence   uint64             // of the last heartbeat

@@ -218,6 +218,36 @@ func TestRejectedReleaseIsFetchedOnce(t *testing.T) {
 	}
 }
 
+func TestARejectedReleaseIsTriedOnceMorePerRetry(t *testing.T) {
+	h := newFakeHub(t)
+	h.push(map[string]string{"a": "bad"})
+	e := newTestEdge(t, h)
+	var tries atomic.Int64
+	tried := make(chan struct{}, 10)
+	e.setFault(func(Release) error {
+		tries.Add(1)
+		tried <- struct{}{}
+		return &ApplyFailure{Code: CodeCompile, Message: "no"}
+	})
+	e.start()
+	<-tried
+	for want := int64(2); want <= 3; want++ {
+		h.do(func() { h.retry += 1 << 40 })
+		<-tried
+		h.awaitTicks(10)
+		h.do(func() { h.removed++ }) // a new stream tells the value again
+		h.awaitTicks(10)
+		if got := tries.Load(); got != want {
+			t.Fatalf("tried %d times, want %d", got, want)
+		}
+	}
+	h.do(func() { h.elsewhere = true }) // asked for while the edge is away
+	h.do(func() { h.retry++ })
+	e.setFault(nil)
+	h.leads()
+	e.awaitRelease(1)
+}
+
 func TestFaultOfTheDiskIsTriedAgain(t *testing.T) {
 	h := newFakeHub(t)
 	h.push(map[string]string{"a": "1"})
