@@ -26,7 +26,11 @@ type Commands struct {
 
 	Diff     Diff     `cmd:"" group:"release" help:"Show what a push would change."`
 	Push     Push     `cmd:"" group:"release" help:"Release what is saved to the edges."`
+	Rollback Rollback `cmd:"" group:"release" help:"Release again what edges ran before."`
+	Pushes   Pushes   `cmd:"" group:"release" help:"List pushes and rollbacks, or show what became of one at each edge."`
 	Releases Releases `cmd:"" group:"release" help:"List releases, newest first."`
+	Freeze   Freeze   `cmd:"" group:"release" help:"Keep pushes from being made, or list what is frozen."`
+	Unfreeze Unfreeze `cmd:"" group:"release" help:"End a freeze."`
 
 	Edges      Edges      `cmd:"" group:"fleet" help:"Show edges, or remove one."`
 	Namespaces Namespaces `cmd:"" group:"fleet" help:"List namespaces."`

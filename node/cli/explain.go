@@ -97,6 +97,8 @@ func nextStep(hub string, code connect.Code, reason string) string {
 		return "Somebody changed it in between. Look again with: gw diff"
 	case "confirm_removal":
 		return "If that is meant, repeat with --confirm-removal."
+	case "frozen":
+		return "Wait, end it with gw unfreeze, or, as an admin, repeat with --break-glass and a --note that says why."
 	case "missing_secret":
 		return "Save it first: gw secrets put NAME"
 	case "not_proposed":

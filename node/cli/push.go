@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ type PushOptions struct {
 	Base           string        `placeholder:"BASE" help:"Push only if exactly this would be released, as gw diff -o json named it."`
 	Yes            bool          `short:"y" env:"-" help:"Don't ask."`
 	ConfirmRemoval bool          `env:"-" help:"Push even if it removes more than half of a namespace's resources."`
+	BreakGlass     bool          `env:"-" help:"Push although pushes are frozen. Takes an admin, and a --note."`
 	Wait           share         `placeholder:"PERCENT" help:"Wait until this share of the registered edges has loaded it, such as 100%; exit with 3 if that does not come."`
 	Timeout        time.Duration `default:"60s" help:"How long to wait."`
 }
@@ -46,10 +48,29 @@ func (p *Push) Run(ctx context.Context, c *Context) error {
 	return p.push(ctx, c, h, p.Namespaces, &p.Output)
 }
 
-// push pushes namespaces, all if there are none. Without a terminal nobody is asked: the command is the will.
+// push pushes namespaces, all if there are none.
 func (p *PushOptions) push(ctx context.Context, c *Context, h *hub, namespaces []string, out *Output) error {
 	scope := &gwv1.Scope{Namespaces: namespaces}
-	preview, err := h.releases.PreviewPush(ctx, &gwv1.PreviewPushRequest{Scope: scope})
+	return p.release(ctx, c, h, out, releasing{
+		verb: "Push", preview: &gwv1.PreviewPushRequest{Scope: scope}, nothing: "Nothing to push: what is saved is what is released.",
+		do: func(base string) (*gwv1.PushResponse, error) {
+			return h.releases.Push(ctx, &gwv1.PushRequest{Scope: scope, Note: p.Note, Base: base, ConfirmRemoval: p.ConfirmRemoval, BreakGlass: p.BreakGlass})
+		},
+	})
+}
+
+// releasing is one way of making releases: a push or a rollback.
+type releasing struct {
+	verb    string // "Push", before "to 2 namespaces"
+	preview *gwv1.PreviewPushRequest
+	nothing string // what people are told if nothing would be released
+	do      func(base string) (*gwv1.PushResponse, error)
+}
+
+// release shows what would be released, asks on a terminal, does it and waits. Without a terminal nobody is asked: the
+// command is the will.
+func (p *PushOptions) release(ctx context.Context, c *Context, h *hub, out *Output, r releasing) error {
+	preview, err := h.releases.PreviewPush(ctx, r.preview)
 	if err != nil {
 		return err
 	}
@@ -57,27 +78,37 @@ func (p *PushOptions) push(ctx context.Context, c *Context, h *hub, namespaces [
 	if !out.forPeople() {
 		people = c.Stderr
 	}
-	changed := showPreview(c, people, preview)
-	if problems := preview.GetProblems(); len(problems) > 0 {
+	changed := showPreview(c, people, preview, r.nothing)
+	if problems := p.problems(preview); len(problems) > 0 {
 		return fmt.Errorf("it can't be pushed like this:\n  %s", strings.Join(problems, "\n  "))
 	}
 	pushed := new(gwv1.PushResponse)
 	if changed > 0 || p.Base != "" {
-		req := &gwv1.PushRequest{Scope: scope, Note: p.Note, Base: p.Base, ConfirmRemoval: p.ConfirmRemoval}
+		base := p.Base
 		if !p.Yes && c.interactive() {
-			if err := c.confirm(ctx, fmt.Sprintf("Push to %s", counted(changed, "namespace")), "--yes"); err != nil {
+			if err := c.confirm(ctx, fmt.Sprintf("%s to %s", r.verb, counted(changed, "namespace")), "--yes"); err != nil {
 				return err
 			}
-			if req.Base == "" {
-				req.Base = preview.GetBase() // what was agreed to, and nothing saved since
+			if base == "" {
+				base = preview.GetBase() // what was agreed to, and nothing saved since
 			}
 		}
-		if pushed, err = h.releases.Push(ctx, req); err != nil {
+		if pushed, err = r.do(base); err != nil {
 			return err
 		}
 		showPushed(people, pushed)
 	}
 	return p.finish(ctx, c, h, preview, pushed, out)
+}
+
+// problems are those of a preview that the flags don't set aside: with --break-glass the hub decides about freezes.
+func (p *PushOptions) problems(preview *gwv1.PreviewPushResponse) []string {
+	if !p.BreakGlass {
+		return preview.GetProblems()
+	}
+	return slices.DeleteFunc(slices.Clone(preview.GetProblems()), func(problem string) bool {
+		return slices.ContainsFunc(preview.GetFreezes(), func(f *gwv1.PushFreeze) bool { return strings.Contains(problem, f.GetReason()) })
+	})
 }
 
 // finish waits if that is wanted, and prints what programs read.
@@ -103,15 +134,19 @@ func (p *PushOptions) finish(ctx context.Context, c *Context, h *hub, preview *g
 	return waited
 }
 
-// showPreview tells people what a push would change and returns in how many namespaces.
-func showPreview(c *Context, w io.Writer, preview *gwv1.PreviewPushResponse) (changed int) {
+// showPreview tells people what would be released, or nothing, and returns in how many namespaces.
+func showPreview(c *Context, w io.Writer, preview *gwv1.PreviewPushResponse, nothing string) (changed int) {
 	colors := c.colors(w)
 	for _, n := range preview.GetNamespaces() {
 		if len(n.GetChanges()) == 0 && n.GetReleasedChecksum() == n.GetExpectedChecksum() {
 			continue
 		}
 		changed++
-		fmt.Fprintf(w, "%s: %s, %s, %s of %s\n", printable(n.GetNamespace()), counted(len(n.GetChanges()), "change"),
+		from := ""
+		if n.GetSource() > 0 {
+			from = fmt.Sprintf(" back to release %d,", n.GetSource())
+		}
+		fmt.Fprintf(w, "%s:%s %s, %s, %s of %s\n", printable(n.GetNamespace()), from, counted(len(n.GetChanges()), "change"),
 			edgesOf(n), byteSize(n.GetSizeBytes()), byteSize(n.GetMaxSizeBytes()))
 		for _, r := range n.GetChanges() {
 			sign := map[gwv1.Change]string{gwv1.Change_CHANGE_CREATED: "+", gwv1.Change_CHANGE_UPDATED: "~", gwv1.Change_CHANGE_DELETED: "-"}[r.GetChange()]
@@ -119,7 +154,7 @@ func showPreview(c *Context, w io.Writer, preview *gwv1.PreviewPushResponse) (ch
 		}
 	}
 	if changed == 0 {
-		fmt.Fprintln(w, "Nothing to push: what is saved is what is released.")
+		fmt.Fprintln(w, nothing)
 	}
 	return changed
 }

@@ -49,6 +49,7 @@ type wait struct {
 	edges, loaded, failed, offline int
 	superseded                     bool
 	missing                        []*gwv1.Edge
+	started, shown                 time.Time // shown: when a log was last told
 	took                           time.Duration
 }
 
@@ -73,8 +74,9 @@ var errTimedOut = errors.New("timed out")
 // run returns nil when the share is reached, an ExitError with ExitWaited if it won't be or the time is over, and other
 // errors if nobody can tell.
 func (w *wait) run(ctx context.Context) error {
-	start := w.c.now()
-	defer func() { w.took = w.c.now().Sub(start) }()
+	w.started = w.c.now()
+	w.shown = w.started
+	defer func() { w.took = w.c.now().Sub(w.started) }()
 	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errTimedOut)
 	defer cancel()
 	why, err := w.follow(ctx)
@@ -157,9 +159,7 @@ func (w *wait) step(ctx context.Context, err error) (why string, again bool, _ e
 	if err != nil {
 		return w.broken(ctx, err)
 	}
-	if w.c.isTerminal(w.c.Stderr) {
-		fmt.Fprintf(w.c.Stderr, "\r\x1b[K%d of %d edges have loaded it, %d failed, %d offline", w.loaded, w.edges, w.failed, w.offline)
-	}
+	w.show()
 	switch {
 	case w.loaded >= w.share.of(w.edges):
 		return "", false, nil
@@ -168,6 +168,34 @@ func (w *wait) step(ctx context.Context, err error) (why string, again bool, _ e
 		return counted(w.failed, "edge") + " can't load it", false, nil
 	}
 	return "", true, nil
+}
+
+// show draws how far it is: a bar on a terminal, and elsewhere a line now and then, for logs.
+func (w *wait) show() {
+	now := w.c.now()
+	counts := fmt.Sprintf("%d of %d edges have loaded it, %d failed, %d offline, after %s",
+		w.loaded, w.edges, w.failed, w.offline, now.Sub(w.started).Round(100*time.Millisecond))
+	switch {
+	case w.c.isTerminal(w.c.Stderr):
+		fmt.Fprintf(w.c.Stderr, "\r\x1b[K%s %s", bar(w.loaded, w.edges), counts)
+	case now.Sub(w.shown) >= showEvery:
+		w.c.say("%s", counts)
+		w.shown = now
+	}
+}
+
+const (
+	barWidth  = 24
+	showEvery = 5 * time.Second
+)
+
+// bar draws a share of n as a bar. It is full only when all of it is done.
+func bar(done, n int) string {
+	full := barWidth
+	if n > 0 {
+		full = min(done, n) * barWidth / n
+	}
+	return strings.Repeat("█", full) + strings.Repeat("░", barWidth-full)
 }
 
 // findMissing asks who has not loaded it. If that can't be told, the names are left as they are: the counts stand.
