@@ -133,6 +133,9 @@ func connection(f Facts) (gwv1.Connection, string) {
 	case age >= lostAfter(f.Interval):
 		return lost, fmt.Sprintf("%s %s ago; one is due every %s", what, span(age), f.Interval)
 	case !l.Streaming && f.Now.Sub(l.StreamSince) >= streamGrace:
+		if l.StreamSince.Equal(l.FirstHeard) {
+			return stale, fmt.Sprintf("it was first heard %s ago and has not opened its watch stream", span(f.Now.Sub(l.FirstHeard)))
+		}
 		return stale, fmt.Sprintf("its watch stream broke %s ago", span(f.Now.Sub(l.StreamSince)))
 	case age >= lateAfter(f.Interval):
 		return stale, fmt.Sprintf("%s %s ago; one is due every %s", what, span(age), f.Interval)

@@ -50,14 +50,24 @@ func TestConnection(t *testing.T) {
 		want   gwv1.Connection
 		reason string
 	}{
-		"heard lately":               {func(*Facts) {}, connected, "its last heartbeat came 5s ago"},
-		"goodbye":                    {func(f *Facts) { f.Live.Goodbye = true }, disconnected, "it said goodbye"},
-		"4 intervals":                {heard(120 * time.Second), disconnected, "its last heartbeat came 2m0s ago; one is due every 30s"},
-		"just under 4 intervals":     {heard(120*time.Second - 1), stale, "its last heartbeat came 1m59s ago"},
-		"2.5 intervals":              {heard(75 * time.Second), stale, "its last heartbeat came 1m15s ago"},
-		"just under 2.5 intervals":   {heard(75*time.Second - 1), connected, "1m14s"},
-		"told a longer interval":     {func(f *Facts) { heard(120 * time.Second)(f); f.Live.Interval = time.Minute }, connected, "2m0s"},
-		"stream broke 10 s ago":      {func(f *Facts) { f.Live.Streaming, f.Live.StreamSince = false, now.Add(-10*time.Second) }, stale, "its watch stream broke 10s ago"},
+		"heard lately": {func(*Facts) {}, connected, "its last heartbeat came 5s ago"},
+		"revoked": {func(f *Facts) {
+			f.Revoked = &gwv1.RevocationRecord{By: "ann", At: now.Add(-3 * time.Minute).UnixNano()}
+		}, disconnected, "revoked by ann 3m0s ago; it can enrol again"},
+		"revoked beats goodbye and grace": {func(f *Facts) {
+			f.Live, f.LeaderSince = nil, now
+			f.Revoked = &gwv1.RevocationRecord{By: "ann", At: now.UnixNano()}
+		}, disconnected, "revoked by ann 0s ago"},
+		"goodbye":                  {func(f *Facts) { f.Live.Goodbye = true }, disconnected, "it said goodbye"},
+		"4 intervals":              {heard(120 * time.Second), disconnected, "its last heartbeat came 2m0s ago; one is due every 30s"},
+		"just under 4 intervals":   {heard(120*time.Second - 1), stale, "its last heartbeat came 1m59s ago"},
+		"2.5 intervals":            {heard(75 * time.Second), stale, "its last heartbeat came 1m15s ago"},
+		"just under 2.5 intervals": {heard(75*time.Second - 1), connected, "1m14s"},
+		"told a longer interval":   {func(f *Facts) { heard(120 * time.Second)(f); f.Live.Interval = time.Minute }, connected, "2m0s"},
+		"stream broke 10 s ago":    {func(f *Facts) { f.Live.Streaming, f.Live.StreamSince = false, now.Add(-10*time.Second) }, stale, "its watch stream broke 10s ago"},
+		"never a stream": {func(f *Facts) {
+			f.Live.Streaming, f.Live.FirstHeard, f.Live.StreamSince = false, now.Add(-10*time.Second), now.Add(-10*time.Second)
+		}, stale, "it was first heard 10s ago and has not opened its watch stream"},
 		"stream broke just now":      {func(f *Facts) { f.Live.Streaming, f.Live.StreamSince = false, now.Add(-10*time.Second+1) }, connected, ""},
 		"lost beats a broken stream": {func(f *Facts) { heard(120 * time.Second)(f); f.Live.Streaming = false }, disconnected, ""},
 		"goodbye beats everything":   {func(f *Facts) { f.Live.Goodbye, f.Live.Streaming = true, false }, disconnected, "goodbye"},
@@ -73,7 +83,9 @@ func TestConnection(t *testing.T) {
 		"grace of 3 intervals is over":   {func(f *Facts) { f.Live = nil; f.Interval = time.Minute; f.LeaderSince = now.Add(-180 * time.Second) }, disconnected, ""},
 		"enrolled just now":              {func(f *Facts) { f.Live = nil; f.Record.FirstSeen = now.Add(-2 * time.Second).UnixNano() }, stale, "it enrolled 2s ago and has not been heard yet"},
 		"enrolled long ago, never heard": {func(f *Facts) { f.Live = nil; f.Record.FirstSeen = now.Add(-5 * time.Minute).UnixNano() }, disconnected, "it enrolled 5m0s ago and was never heard"},
-		"conflict":                       {func(f *Facts) { f.Live.ConflictingSessionID = "0123456789abcdef" }, connected, "another live process, session 01234567, carries the same ID"},
+		"conflict": {func(f *Facts) {
+			f.Live.ConflictingSessionID, f.Live.ConflictingAddress = "0123456789abcdef", "10.0.0.2:99"
+		}, connected, "another live process, session 01234567 at 10.0.0.2:99, carries the same ID"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := facts()
@@ -152,6 +164,72 @@ func TestAHubThatFollowsHearsNobody(t *testing.T) {
 	e := Classify(f)
 	if e.Connection != stale || e.Sync != unknown || !strings.Contains(e.ConnectionReason, "only the leader hears") || e.SyncReason != e.ConnectionReason {
 		t.Errorf("got %v %q, %v %q", e.Connection, e.ConnectionReason, e.Sync, e.SyncReason)
+	}
+}
+
+// Of several values the first one in DESIGN's table is shown: each pair below differs by one fact, which comes earlier.
+func TestTheFirstMatchWins(t *testing.T) {
+	broken := func(f *Facts) { f.Live.Streaming, f.Live.StreamSince = false, now.Add(-time.Minute) }
+	behind := func(f *Facts) { f.Live.Heartbeat.LoadedRelease, f.Live.Heartbeat.LoadedChecksum = 6, older[:] }
+	failed := func(f *Facts) {
+		behind(f)
+		f.Live.Heartbeat.ApplyError = &gwv1.ApplyError{Epoch: 1, Release: 7, Message: "no"}
+	}
+	ahead := func(f *Facts) { f.Live.Heartbeat.LoadedEpoch = 2 }
+	all := func(changes ...func(*Facts)) func(*Facts) {
+		return func(f *Facts) {
+			for _, c := range changes {
+				c(f)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name             string
+		change           func(*Facts)
+		connection, sync string // beginnings of the reasons
+	}{
+		{"nothing", all(), "its last heartbeat came", "it runs release 7 as saved"},
+		{"unpushed changes", func(f *Facts) { f.Expected = saved }, "its last heartbeat", "its namespace has unpushed changes"},
+		{"behind, before unpushed changes", func(f *Facts) { behind(f); f.Expected, f.Target.PushedAt = saved, now }, "its last heartbeat", "on its way"},
+		{"for long, before on its way", func(f *Facts) { behind(f); f.Target.PushedAt = now.Add(-time.Hour) }, "its last heartbeat", "it runs release 6, the target is release 7, pushed 1h0m0s ago"},
+		{"not connected, before for long", all(behind, broken), "its watch stream broke", "it runs release 6, the target is release 7, and it is not connected"},
+		{"failed, before not connected", all(failed, broken), "its watch stream broke", "could not apply release 7"},
+		{"drifted, before failed", func(f *Facts) { failed(f); f.Live.Heartbeat.LoadedRelease = 7 }, "its last heartbeat", "drifted"},
+		{"ahead, before failed", all(failed, ahead), "its last heartbeat", "ahead"},
+		{"no checksum, before ahead", func(f *Facts) { ahead(f); f.Live.Heartbeat.LoadedChecksum = nil }, "its last heartbeat", "it has not said what it runs"},
+		{"late and a broken stream", func(f *Facts) { broken(f); f.Live.HeardAt = now.Add(-80 * time.Second) }, "its watch stream broke", ""},
+		{"lost, before a broken stream", func(f *Facts) { broken(f); f.Live.HeardAt = now.Add(-2 * time.Minute) }, "its last heartbeat came 2m0s ago; one is due every 30s", ""},
+		{"goodbye, before lost", func(f *Facts) { f.Live.Goodbye = true; f.Live.HeardAt = now.Add(-2 * time.Minute) }, "it said goodbye", ""},
+		{"revoked, before goodbye", func(f *Facts) { f.Live.Goodbye = true; f.Revoked = &gwv1.RevocationRecord{By: "ann"} }, "revoked by ann", ""},
+	} {
+		f := facts()
+		c.change(&f)
+		if e := Classify(f); !strings.HasPrefix(e.ConnectionReason, c.connection) || !strings.HasPrefix(e.SyncReason, c.sync) {
+			t.Errorf("%s: got %q and %q", c.name, e.ConnectionReason, e.SyncReason)
+		}
+	}
+}
+
+func TestACertificateAboutToEndIsAHealthProblem(t *testing.T) {
+	for _, c := range []struct {
+		left   time.Duration
+		says   gwv1.Health
+		reason string
+		want   gwv1.Health
+		shown  string
+	}{
+		{certificateShort, gwv1.Health_HEALTH_OK, "", gwv1.Health_HEALTH_OK, "nothing is wrong"},
+		{certificateShort - 1, gwv1.Health_HEALTH_OK, "", gwv1.Health_HEALTH_DEGRADED, "its certificate ends in 3h59m59s and was not renewed when it was due"},
+		{-time.Minute, gwv1.Health_HEALTH_OK, "", gwv1.Health_HEALTH_DEGRADED, "its certificate ended 1m0s ago and was not renewed"},
+		{time.Hour, gwv1.Health_HEALTH_FAILING, "disk full", gwv1.Health_HEALTH_FAILING, "disk full; its certificate ends in 1h0m0s"},
+		{time.Hour, gwv1.Health_HEALTH_DEGRADED, "", gwv1.Health_HEALTH_DEGRADED, "it gave no reason; its certificate ends in 1h0m0s"},
+	} {
+		f := facts()
+		f.Live.Certificate.NotAfter = now.Add(c.left)
+		f.Live.Heartbeat.Health, f.Live.Heartbeat.HealthReason = c.says, c.reason
+		if e := Classify(f); e.Health != c.want || !strings.HasPrefix(e.HealthReason, c.shown) {
+			t.Errorf("%v left: got %v %q, want %v %q", c.left, e.Health, e.HealthReason, c.want, c.shown)
+		}
 	}
 }
 
