@@ -32,7 +32,7 @@ type Commands struct {
 	Freeze   Freeze   `cmd:"" group:"release" help:"Keep pushes from being made, or list what is frozen."`
 	Unfreeze Unfreeze `cmd:"" group:"release" help:"End a freeze."`
 
-	Edges      Edges      `cmd:"" group:"fleet" help:"Show edges, or remove one."`
+	Edges      Edges      `cmd:"" group:"fleet" help:"Show edges; label, retry, remove or revoke one."`
 	Namespaces Namespaces `cmd:"" group:"fleet" help:"List namespaces."`
 
 	Apps      Apps       `cmd:"" group:"access" help:"Who calls the edges."`

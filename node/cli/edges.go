@@ -17,7 +17,10 @@ import (
 // Edges is "gw edges".
 type Edges struct {
 	Show   EdgesShow   `cmd:"" default:"withargs" help:"List edges, or show one."`
+	Label  EdgesLabel  `cmd:"" help:"Set or remove labels of an edge."`
+	Retry  EdgesRetry  `cmd:"" help:"Make an edge try again to load a release it has rejected."`
 	Remove EdgesRemove `cmd:"" help:"Forget an edge and end its stream."`
+	Revoke EdgesRevoke `cmd:"" help:"End an edge's certificates; every hub refuses it at once."`
 }
 
 // Examples returns the examples of the command's help.
@@ -26,7 +29,9 @@ func (*Edges) Examples() string {
 gw edges
 gw edges edge-1
 gw edges --sync stale -o json
-gw edges remove edge-1`
+gw edges retry edge-1
+gw edges label edge-1 zone=eu tier-
+gw edges revoke edge-1`
 }
 
 // EdgesShow is "gw edges [ID]".
@@ -66,9 +71,9 @@ func (e *EdgesShow) Run(ctx context.Context, c *Context) error {
 			return err
 		}
 		if !e.forPeople() {
-			return e.one(c, res.GetEdge())
+			return e.value(c, wholeEdge(res))
 		}
-		return showEdge(c, res.GetEdge())
+		return showEdge(c, res)
 	}
 	req := &gwv1.ListEdgesRequest{Namespace: e.Namespace, Query: e.Query, Sort: e.Sort}
 	req.Connection = gwv1.Connection(enumOf(gwv1.Connection(0).Descriptor(), e.Connection))
@@ -189,42 +194,6 @@ func applyError(a *gwv1.ApplyError) string {
 	return text + ": " + a.GetMessage() + " (" + a.GetCode() + ")"
 }
 
-// showEdge prints all that is known of an edge.
-func showEdge(c *Context, e *gwv1.Edge) error {
-	t := &table{headings: []string{"EDGE", e.GetId()}}
-	state := func(name string, state cell, reason string) {
-		if reason != "" {
-			state.text += ": " + reason
-		}
-		t.add(name, state)
-	}
-	t.add("namespace", e.GetNamespace())
-	state("connection", connectionCell(e), e.GetConnectionReason())
-	state("sync", syncCell(e), e.GetSyncReason())
-	state("health", healthCell(e), e.GetHealthReason())
-	t.add("last heartbeat", c.ago(e.GetLastHeartbeat()))
-	t.add("loaded", fmt.Sprintf("%s (release %d)", e.GetLoadedChecksum(), e.GetLoadedRelease()))
-	t.add("released", fmt.Sprintf("%s (release %d)", e.GetReleasedChecksum(), e.GetTargetRelease()))
-	t.add("expected", e.GetExpectedChecksum()+" (saved)")
-	if a := e.GetApplyError(); a != nil {
-		t.add("apply error", cell{applyError(a) + ", " + c.ago(a.GetAt()), red})
-	}
-	t.add("version", e.GetVersion())
-	t.add("build", e.GetBuild())
-	t.add("address", e.GetRemoteAddress())
-	t.add("session", e.GetSessionId())
-	if e.GetConflictingSessionId() != "" {
-		t.add("conflict", cell{"another live process carries this ID, session " + e.GetConflictingSessionId(), red})
-	}
-	t.add("first seen", stamp(e.GetFirstSeen()))
-	t.add("started", stamp(e.GetStartedAt()))
-	t.add("certificate ends", c.until(e.GetCertificateNotAfter()))
-	t.add("labels", pairs(e.GetLabels()))
-	t.add("metadata", pairs(e.GetMetadata()))
-	t.add("access version", itoa(e.GetAccessVersion()))
-	return t.write(c.Stdout, c.colors(c.Stdout))
-}
-
 func pairs(m map[string]string) string {
 	texts := make([]string, 0, len(m))
 	for _, key := range slices.Sorted(maps.Keys(m)) {
@@ -238,32 +207,4 @@ func stamp(t *timestamppb.Timestamp) string {
 		return ""
 	}
 	return t.AsTime().UTC().Format(time.RFC3339)
-}
-
-// EdgesRemove is "gw edges remove".
-type EdgesRemove struct {
-	ID  string `arg:"" name:"id" help:"Edge to forget."`
-	Yes bool   `short:"y" env:"-" help:"Don't ask."`
-	Connection
-}
-
-// Examples returns the examples of the command's help.
-func (*EdgesRemove) Examples() string { return "gw edges remove edge-1\ngw edges remove edge-1 --yes" }
-
-// Run forgets an edge, after asking.
-func (e *EdgesRemove) Run(ctx context.Context, c *Context) error {
-	h, err := e.open(c)
-	if err != nil {
-		return err
-	}
-	if !e.Yes {
-		if err := c.confirm(ctx, fmt.Sprintf("Remove edge %s (a process that still runs registers again)", e.ID), "--yes"); err != nil {
-			return err
-		}
-	}
-	if _, err := h.fleet.RemoveEdge(ctx, &gwv1.RemoveEdgeRequest{Id: e.ID}); err != nil {
-		return err
-	}
-	c.say("Removed edge %s.", e.ID)
-	return nil
 }

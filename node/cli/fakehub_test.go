@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"gw/rpc/gwv1"
@@ -420,11 +421,43 @@ func (h *fakeHub) GetEdge(_ context.Context, req *gwv1.GetEdgeRequest) (*gwv1.Ge
 	for _, list := range h.edges {
 		for _, e := range list.Edges {
 			if e.Id == req.Id {
-				return &gwv1.GetEdgeResponse{Edge: e}, nil
+				return h.wholeEdge(e), nil
 			}
 		}
 	}
 	return nil, refusal(connect.CodeNotFound, "not_found", fmt.Sprintf("there is no edge %s", req.Id))
+}
+
+// wholeEdge adds to an edge what is known of one that is connected.
+func (h *fakeHub) wholeEdge(e *gwv1.Edge) *gwv1.GetEdgeResponse {
+	ago := func(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(now.Add(-d)) }
+	res := &gwv1.GetEdgeResponse{Edge: e, ListeningSince: ago(3 * time.Hour)}
+	if e.Id != "edge-b" {
+		return res
+	}
+	res.Activity = &gwv1.Activity{
+		Vitals: &gwv1.Vitals{UptimeMs: 7_200_000, RequestsTotal: 9000, ActiveRequests: 2, ActiveStreams: 1, ActiveConnections: 7, Cpus: 4, RssBytes: 31 << 20,
+			Goroutines: 55, DiskFreeBytes: 20 << 30, DiskTotalBytes: 80 << 30, PayloadsPending: 3, PayloadBytesPending: 2048, SpoolLost: 4},
+		Rates: &gwv1.Rates{Window: durationpb.New(30 * time.Second), RequestsPerSecond: 12.34, ErrorRatio: 0.015, RefusedRatio: 0.002,
+			P50: durationpb.New(1_234_567), P95: durationpb.New(45 * time.Millisecond), P99: durationpb.New(1500 * time.Millisecond), CpuRatio: 0.31},
+	}
+	res.Events = []*gwv1.EdgeEvent{
+		{At: ago(time.Minute), Kind: gwv1.EdgeEventKind_EDGE_EVENT_KIND_APPLY_FAILED, Text: "could not apply release 42: LLM/openai spec.x: is not known", Release: 42},
+		{At: ago(time.Hour), Kind: gwv1.EdgeEventKind_EDGE_EVENT_KIND_RETRY_ASKED, Text: "asked to try its target again", By: "ann"},
+	}
+	return res
+}
+
+func (h *fakeHub) RevokeEdge(context.Context, *gwv1.RevokeEdgeRequest) (*gwv1.RevokeEdgeResponse, error) {
+	return new(gwv1.RevokeEdgeResponse), nil
+}
+
+func (h *fakeHub) RetryEdge(context.Context, *gwv1.RetryEdgeRequest) (*gwv1.RetryEdgeResponse, error) {
+	return new(gwv1.RetryEdgeResponse), nil
+}
+
+func (h *fakeHub) SetEdgeLabels(_ context.Context, req *gwv1.SetEdgeLabelsRequest) (*gwv1.SetEdgeLabelsResponse, error) {
+	return &gwv1.SetEdgeLabelsResponse{Labels: req.Set}, nil
 }
 
 func (h *fakeHub) RemoveEdge(context.Context, *gwv1.RemoveEdgeRequest) (*gwv1.RemoveEdgeResponse, error) {
