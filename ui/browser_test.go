@@ -440,7 +440,8 @@ func pressed() []shot {
 	full := func() *hub { return newHub().fleetOf(28).pushable() }
 	return []shot{
 		{name: "push-dialog", hub: full, user: "admin", target: "/edges+#push-button+#dialog[open]"},
-		{name: "remove-dialog", hub: full, user: "admin", target: "/edges/edge-ams3-000+a[hx-get]+#dialog[open]"},
+		{name: "remove-dialog", hub: full, user: "admin", target: "/edges/edge-ams3-000+a[href$='/remove']+#dialog[open]"},
+		{name: "revoke-dialog", hub: full, user: "admin", target: "/edges/edge-ams3-000+a[href$='/revoke']+#dialog[open]"},
 		{name: "menu", hub: full, user: "admin", target: "/edges+[popovertarget=menu-edge-blr1-001]+:popover-open"},
 	}
 }

@@ -47,12 +47,25 @@ func (k *console) oneEdge(ctx context.Context, v *visitor, id string, now time.T
 	}
 	e := got.GetEdge()
 	return page.Edge{
-		Shell: page.Shell{CanRemove: v.mayRemove()}, Row: row(e), Checksums: checksums(e),
+		Shell: page.Shell{CanRemove: v.mayRemove(), CanPush: v.mayPush()}, Row: row(e), Checksums: checksums(e),
 		Session: e.GetSessionId(), OtherSession: e.GetConflictingSessionId(),
 		Labels: pairs(e.GetLabels()), Metadata: pairs(e.GetMetadata()),
 		FirstSeen: when(e.GetFirstSeen()), Started: when(e.GetStartedAt()), CertificateEnds: when(e.GetCertificateNotAfter()),
-		AccessVersion: e.GetAccessVersion(), Ephemeral: e.GetEphemeral(), Failure: applyFailure(e.GetApplyError()), Now: now,
+		AccessVersion: e.GetAccessVersion(), AccessLag: accessLag(e), OtherAddress: e.GetConflictingAddress(),
+		RevokedAt: when(e.GetRevokedAt()), RevokedBy: e.GetRevokedBy(), Activity: activity(got.GetActivity()),
+		Events: timeline(got.GetEvents()), ListeningSince: when(got.GetListeningSince()), Ephemeral: e.GetEphemeral(), Failure: applyFailure(e.GetApplyError()), Now: now,
 	}, nil
+}
+
+// accessLag says how far the edge has yet to follow changes of tokens, apps and secrets.
+func accessLag(e *gwv1.Edge) string {
+	switch {
+	case e.GetAccessReset():
+		return ", so far behind that it asks anew about every token"
+	case e.GetAccessBehind() > 0:
+		return ", " + page.Count(e.GetAccessBehind(), "change") + " behind"
+	}
+	return ""
 }
 
 // checksums sets the three of an edge beside one another.

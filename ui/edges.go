@@ -99,6 +99,7 @@ func (k *console) fleet(ctx context.Context, v *visitor, q page.Query, now time.
 			Edges: s.GetEdges(), Connected: s.GetConnected(), Stale: s.GetStale(), Disconnected: s.GetDisconnected(),
 			InSync: s.GetInSync(), Pending: s.GetPending(), SyncStale: s.GetSyncStale(), Unknown: s.GetUnknown(),
 			NewestPush: s.GetNewestPush(), NewestPushAt: when(s.GetNewestPushAt()), Unpushed: s.GetNamespacesUnpushed(),
+			Traffic: traffic(s),
 		},
 	}
 	for _, n := range names.GetNamespaces() {
@@ -108,6 +109,18 @@ func (k *console) fleet(ctx context.Context, v *visitor, q page.Query, now time.
 		p.Rows = append(p.Rows, row(e))
 	}
 	return p, nil
+}
+
+// traffic is what the edges that say so do together.
+func traffic(s *gwv1.FleetSummary) string {
+	if s.GetReporting() == 0 {
+		return ""
+	}
+	share := 0.0
+	if r := s.GetRequestsPerSecond(); r > 0 {
+		share = 100 * s.GetErrorsPerSecond() / r
+	}
+	return decimal(s.GetRequestsPerSecond()) + " requests/s, " + decimal(share) + " % errors"
 }
 
 // row is an edge as the table shows it.

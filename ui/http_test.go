@@ -164,7 +164,7 @@ func TestOtherSitesCannotChangeAnything(t *testing.T) {
 	} {
 		h := newHub().fleetOf(2).pushable()
 		handler, cookie := h.handler(t), h.session(t, "admin")
-		for _, post := range []string{"/pushes", "/edges/edge-ams3-000/remove", "/logout"} {
+		for _, post := range []string{"/pushes", "/edges/edge-ams3-000/remove", "/edges/edge-ams3-000/revoke", "/edges/edge-ams3-000/retry", "/logout"} {
 			r := httptest.NewRequest(http.MethodPost, post, strings.NewReader("scope=all&base=base-1&shown=&confirm=edge-ams3-000"))
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 			if c.site != "" {
@@ -225,6 +225,30 @@ func TestWhatWasShownIsWhatIsPushed(t *testing.T) {
 	form.Set("confirm", "yes")
 	if w := do(handler, cookie, "/pushes", form.Encode()); w.Code != http.StatusSeeOther || !h.pushed[1].ConfirmRemoval || len(h.pushed[1].Scope.Namespaces) != 0 {
 		t.Errorf("a confirmed push of all: status %d, %v", w.Code, h.pushed)
+	}
+}
+
+func TestRevokingWantsTheNameAndRetryingDoesNot(t *testing.T) {
+	h := newHub().fleetOf(4)
+	handler, cookie, operator := h.handler(t), h.session(t, "admin"), h.session(t, "operator")
+	e := h.edges[0]
+	for _, form := range []string{"", "confirm=", "confirm=edge-ams3-00"} {
+		if w := do(handler, cookie, "/edges/edge-ams3-000/revoke", form); w.Code != http.StatusUnprocessableEntity || e.RevokedAt != nil {
+			t.Errorf("%q: status %d, revoked %v", form, w.Code, e.RevokedAt)
+		}
+	}
+	if w := do(handler, operator, "/edges/edge-ams3-000/revoke", "confirm=edge-ams3-000"); w.Code != http.StatusForbidden || e.RevokedAt != nil {
+		t.Errorf("by an operator: status %d, revoked %v", w.Code, e.RevokedAt)
+	}
+	w := do(handler, cookie, "/edges/edge-ams3-000/revoke", "confirm=edge-ams3-000")
+	if w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/edges/edge-ams3-000" || e.RevokedAt == nil {
+		t.Errorf("status %d to %s, revoked %v", w.Code, w.Header().Get("Location"), e.RevokedAt)
+	}
+	if w := do(handler, operator, "/edges/edge-nrt1-003/retry", ""); w.Code != http.StatusSeeOther || len(h.retried) != 1 {
+		t.Errorf("retry: status %d, retried %v", w.Code, h.retried)
+	}
+	if w := do(handler, h.session(t, "viewer"), "/edges/edge-nrt1-003/retry", ""); w.Code != http.StatusForbidden || len(h.retried) != 1 {
+		t.Errorf("retry by a viewer: status %d, retried %v", w.Code, h.retried)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"gw/rpc/gwv1"
@@ -35,6 +36,9 @@ type hub struct {
 	throttle bool
 	fault    error // returned by every call but those about sessions
 	pushErr  error
+	activity map[string]*gwv1.Activity
+	events   map[string][]*gwv1.EdgeEvent
+	retried  []string // edges asked to try again
 	revision uint64
 	woken    chan struct{}
 	now      func() time.Time
@@ -138,10 +142,73 @@ func (h *hub) GetEdge(ctx context.Context, r *gwv1.GetEdgeRequest) (*gwv1.GetEdg
 	}
 	for _, e := range h.edges {
 		if e.Id == r.Id {
-			return &gwv1.GetEdgeResponse{Edge: proto.CloneOf(e)}, nil
+			return h.whole(e), nil
 		}
 	}
 	return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no edge %q", r.Id))
+}
+
+// whole adds to an edge what it does and what happened to it, if there is something.
+func (h *hub) whole(e *gwv1.Edge) *gwv1.GetEdgeResponse {
+	out := &gwv1.GetEdgeResponse{Edge: proto.CloneOf(e), Activity: h.activity[e.Id], Events: h.events[e.Id]}
+	if out.Events != nil {
+		out.ListeningSince = timestamppb.New(h.born.Add(-5 * time.Hour))
+	}
+	return out
+}
+
+// busy gives the first edge work to do and a past.
+func (h *hub) busy() *hub {
+	e := h.edges[0]
+	h.activity = map[string]*gwv1.Activity{e.Id: {
+		Vitals: &gwv1.Vitals{UptimeMs: 277_000_000, RequestsTotal: 48_211_903, ActiveRequests: 41, ActiveStreams: 7, ActiveConnections: 212, Cpus: 4, RssBytes: 58 << 20,
+			Goroutines: 1043, DiskFreeBytes: 31 << 30, DiskTotalBytes: 80 << 30, PayloadsPending: 12, PayloadBytesPending: 48_000, UsagePending: 3},
+		Rates: &gwv1.Rates{Window: durationpb.New(30 * time.Second), RequestsPerSecond: 1843.2, ErrorRatio: 0.0042, RefusedRatio: 0.013,
+			P50: durationpb.New(2_310_000), P95: durationpb.New(41 * time.Millisecond), P99: durationpb.New(1300 * time.Millisecond), CpuRatio: 0.37},
+	}}
+	at := func(d time.Duration, kind gwv1.EdgeEventKind, text, by string) *gwv1.EdgeEvent {
+		return &gwv1.EdgeEvent{At: timestamppb.New(h.now().Add(-d)), Kind: kind, Text: text, By: by}
+	}
+	h.events = map[string][]*gwv1.EdgeEvent{e.Id: {
+		at(40*time.Second, gwv1.EdgeEventKind_EDGE_EVENT_KIND_RETRY_ASKED, "asked to try its target again", "ada"),
+		at(3*time.Minute, gwv1.EdgeEventKind_EDGE_EVENT_KIND_APPLY_FAILED, `could not apply release 43: API/orders spec.paths[0]: "/v1" is taken by API/chat`, ""),
+		at(12*time.Minute, gwv1.EdgeEventKind_EDGE_EVENT_KIND_RELEASE_LOADED, "loaded release 42", ""),
+		at(2*time.Hour, gwv1.EdgeEventKind_EDGE_EVENT_KIND_BACK, "back from 10.10.0.7 after 14s", ""),
+		at(2*time.Hour+14*time.Second, gwv1.EdgeEventKind_EDGE_EVENT_KIND_STREAM_BROKE, "its watch stream broke", ""),
+		at(8*time.Hour, gwv1.EdgeEventKind_EDGE_EVENT_KIND_CERTIFICATE_RENEWED, "certificate renewed: until 2026-01-02T03:04:05Z", ""),
+		at(90*24*time.Hour, gwv1.EdgeEventKind_EDGE_EVENT_KIND_ENROLLED, "enrolled: join token 3f9a", ""),
+	}}
+	return h
+}
+
+func (h *hub) RevokeEdge(ctx context.Context, r *gwv1.RevokeEdgeRequest) (*gwv1.RevokeEdgeResponse, error) {
+	return &gwv1.RevokeEdgeResponse{}, h.changeEdge(ctx, "admin", r.Id, func(e *gwv1.Edge) {
+		e.Connection, e.ConnectionReason = gwv1.Connection_CONNECTION_DISCONNECTED, "revoked by admin 0s ago"
+		e.RevokedAt, e.RevokedBy = timestamppb.New(h.now()), "admin"
+	})
+}
+
+func (h *hub) RetryEdge(ctx context.Context, r *gwv1.RetryEdgeRequest) (*gwv1.RetryEdgeResponse, error) {
+	return &gwv1.RetryEdgeResponse{}, h.changeEdge(ctx, "operator", r.Id, func(e *gwv1.Edge) { h.retried = append(h.retried, e.Id) })
+}
+
+func (h *hub) changeEdge(ctx context.Context, role, id string, f func(*gwv1.Edge)) error {
+	h.mu.Lock()
+	err := h.enter(ctx, role)
+	h.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	err = connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no edge %q", id))
+	h.change(func() {
+		for _, e := range h.edges {
+			if e.Id == id {
+				f(e)
+				err = nil
+			}
+		}
+	})
+	return err
 }
 
 func (h *hub) RemoveEdge(ctx context.Context, r *gwv1.RemoveEdgeRequest) (*gwv1.RemoveEdgeResponse, error) {

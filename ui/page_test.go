@@ -53,6 +53,17 @@ func shots() []shot {
 		{"edges-removed", full, "admin", "/edges?removed=edge-x", nil, 200, []string{"registers again"}},
 		{"edge", full, "admin", "/edges/edge-ams3-000", nil, 200, []string{"Loaded", "Released", "Expected", "release 42", "hetzner", "Its watch stream is open", "in 16 h"}},
 		{"edge-failing", failing, "admin", "/edges/edge-ams3-000", nil, 200, []string{"Release 42 was not loaded", "API/orders spec.paths[0]", "Differs from loaded", "Two live processes"}},
+		{"edge-busy", func() *hub { return failing().busy() }, "admin", "/edges/edge-ams3-000", nil, 200, []string{"1 843 /s", "0.4 %", "2.31 ms", "p99 1.3 s", "Asked to try its target again. by ada", "Connections since this leader listens", "Try again"}},
+		{"edge-quiet", full, "admin", "/edges/edge-blr1-001", nil, 200, []string{"Not reported yet", "Nothing has happened yet", "This hub does not lead"}},
+		{"edge-revoked", func() *hub {
+			h := failing().busy()
+			e := h.edges[0]
+			e.Connection, e.ConnectionReason = gwv1.Connection_CONNECTION_DISCONNECTED, "revoked by ada 3m0s ago; it can enrol again with a fresh join token"
+			e.RevokedAt, e.RevokedBy, e.ConflictingSessionId, e.ApplyError = e.LastHeartbeat, "ada", "", nil
+			return h
+		}, "admin", "/edges/edge-ams3-000", nil, 200, []string{"Revoked by ada: every hub refuses this edge"}},
+		{"revoke", full, "admin", "/edges/edge-ams3-000/revoke", nil, 200, []string{"Type the edge's ID to confirm", "fresh join token"}},
+		{"revoke-wrong", full, "admin", "/edges/edge-ams3-000/revoke", []string{"confirm=other"}, 422, []string{"Nothing was revoked"}},
 		{"remove", full, "admin", "/edges/edge-ams3-000/remove", nil, 200, []string{"Type the edge's ID to confirm", "registers again"}},
 		{"remove-disconnected", full, "admin", "/edges/edge-nrt1-003/remove", nil, 200, []string{"Remove edge"}},
 		{"remove-wrong", full, "admin", "/edges/edge-ams3-000/remove", []string{"confirm=other"}, 422, []string{"Nothing was removed"}},
@@ -132,7 +143,7 @@ func TestHostileNamesStayText(t *testing.T) {
 		h.progress[43].Failures = []*gwv1.PushFailure{{Edge: probe, Message: probe}}
 		handler, id := h.handler(t), url.PathEscape(probe)
 		cookie := h.session(t, "admin")
-		for _, target := range []string{"/edges", "/edges?q=" + url.QueryEscape(probe) + "&ns=" + url.QueryEscape(probe), "/edges?removed=" + url.QueryEscape(probe), "/edges/" + id, "/edges/" + id + "/remove", "/push", "/pushes/43", "/releases?ns=" + url.QueryEscape(probe), "/push?note=" + url.QueryEscape(probe)} {
+		for _, target := range []string{"/edges", "/edges?q=" + url.QueryEscape(probe) + "&ns=" + url.QueryEscape(probe), "/edges?removed=" + url.QueryEscape(probe), "/edges/" + id, "/edges/" + id + "/remove", "/edges/" + id + "/revoke", "/push", "/pushes/43", "/releases?ns=" + url.QueryEscape(probe), "/push?note=" + url.QueryEscape(probe)} {
 			t.Run(target, func(t *testing.T) {
 				w := do(handler, cookie, target)
 				if w.Code != http.StatusOK {
@@ -224,12 +235,12 @@ func TestViewersAreOfferedNothingTheyMayNotDo(t *testing.T) {
 	for _, target := range []string{"/edges", "/edges/edge-ams3-000", "/releases", "/pushes/43"} {
 		d := parse(t, do(handler, viewer, target).Body.String())
 		for _, a := range d.all("a") {
-			if href := attr(a, "href"); strings.HasSuffix(href, "/remove") || href == "/push" || strings.HasPrefix(href, "/push?") {
+			if href := attr(a, "href"); strings.HasSuffix(href, "/remove") || strings.HasSuffix(href, "/revoke") || href == "/push" || strings.HasPrefix(href, "/push?") {
 				t.Errorf("%s offers %s", target, href)
 			}
 		}
 	}
-	for _, target := range []string{"/push", "/edges/edge-ams3-000/remove"} {
+	for _, target := range []string{"/push", "/edges/edge-ams3-000/remove", "/edges/edge-ams3-000/revoke"} {
 		if w := do(handler, viewer, target); w.Code != http.StatusForbidden {
 			t.Errorf("GET %s: status %d", target, w.Code)
 		}
@@ -260,7 +271,7 @@ func TestEveryLinkLeadsSomewhere(t *testing.T) {
 	}
 	handler, cookie := h.handler(t), h.session(t, "admin")
 	tried := map[string]bool{}
-	for _, from := range []string{"/edges", "/edges?q=x", "/edges/edge-ams3-000", "/edges/edge-ams3-000/remove", "/push", "/pushes/43", "/releases", "/nowhere"} {
+	for _, from := range []string{"/edges", "/edges?q=x", "/edges/edge-ams3-000", "/edges/edge-ams3-000/remove", "/edges/edge-ams3-000/revoke", "/push", "/pushes/43", "/releases", "/nowhere"} {
 		d := parse(t, do(handler, cookie, from).Body.String())
 		for _, n := range append(d.all("a", "href"), append(d.all("link", "href"), d.all("script", "src")...)...) {
 			to := attr(n, "href") + attr(n, "src")

@@ -18,6 +18,8 @@ type Fleet interface {
 	ListEdges(context.Context, *gwv1.ListEdgesRequest) (*gwv1.ListEdgesResponse, error)
 	GetEdge(context.Context, *gwv1.GetEdgeRequest) (*gwv1.GetEdgeResponse, error)
 	RemoveEdge(context.Context, *gwv1.RemoveEdgeRequest) (*gwv1.RemoveEdgeResponse, error)
+	RevokeEdge(context.Context, *gwv1.RevokeEdgeRequest) (*gwv1.RevokeEdgeResponse, error)
+	RetryEdge(context.Context, *gwv1.RetryEdgeRequest) (*gwv1.RetryEdgeResponse, error)
 	ListNamespaces(context.Context, *gwv1.ListNamespacesRequest) (*gwv1.ListNamespacesResponse, error)
 }
 
@@ -113,6 +115,9 @@ func (k *console) routes() map[string]http.Handler {
 		"GET /edges/{id}":         k.signedIn(k.edge),
 		"GET /edges/{id}/remove":  k.signedIn(k.removeForm),
 		"POST /edges/{id}/remove": k.signedIn(k.remove),
+		"GET /edges/{id}/revoke":  k.signedIn(k.revokeForm),
+		"POST /edges/{id}/revoke": k.signedIn(k.revoke),
+		"POST /edges/{id}/retry":  k.signedIn(k.retry),
 		"GET /push":               k.signedIn(k.pushForm),
 		"POST /pushes":            k.signedIn(k.push),
 		"GET /pushes/{number}":    k.signedIn(k.pushed),

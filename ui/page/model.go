@@ -106,6 +106,7 @@ type Summary struct {
 	NewestPush                            uint64
 	NewestPushAt                          time.Time
 	Unpushed                              uint32 // namespaces
+	Traffic                               string // "12.3 requests/s, 0.4 % errors"; empty: no edge says
 	Namespace                             string
 }
 
@@ -142,7 +143,14 @@ type Edge struct {
 	Labels, Metadata                    []Pair
 	FirstSeen, Started, CertificateEnds time.Time
 	AccessVersion                       uint64
+	AccessLag                           string // ", 3 changes behind", or nothing
 	Ephemeral                           bool
+	OtherAddress                        string
+	RevokedAt                           time.Time
+	RevokedBy                           string
+	Activity                            Activity
+	Events                              []Event
+	ListeningSince                      time.Time
 	Failure                             *ApplyFailure
 	Gone                                bool // removed while the page was open
 	Now                                 time.Time

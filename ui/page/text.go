@@ -81,8 +81,10 @@ func Size(bytes uint64) string {
 		return strconv.FormatUint(bytes, 10) + " B"
 	}
 	f, unit := float64(bytes)/1024, "KiB"
-	if f >= 1024 {
-		f, unit = f/1024, "MiB"
+	for _, larger := range []string{"MiB", "GiB", "TiB"} {
+		if f >= 1024 {
+			f, unit = f/1024, larger
+		}
 	}
 	return strconv.FormatFloat(f, 'f', 1, 64) + " " + unit
 }
