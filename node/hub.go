@@ -336,18 +336,17 @@ func (h *hub) buildServices() (err error) {
 	api := h.services.AdminHandler()
 	clients := newAdminClients(api)
 	console, err := ui.New(ui.Config{
-		Fleet:        clients.fleet,
-		Releases:     clients.releases,
-		Sessions:     clients.access,
-		PushProgress: clients.pushProgress,
-		Principal:    h.principal,
-		Wake:         h.services.Wake,
-		Remote:       withRemote,
-		Cluster:      h.ca.ClusterID()[:8],
-		Version:      Version(),
-		HubURL:       h.urls()[0],
-		Logger:       h.log.With("room", "ui"),
-		Now:          h.config.Now,
+		Fleet:     clients.fleet,
+		Releases:  clients.releases,
+		Sessions:  clients.access,
+		Principal: h.principal,
+		Wake:      h.services.Wake,
+		Remote:    withRemote,
+		Cluster:   h.ca.ClusterID()[:8],
+		Version:   Version(),
+		HubURL:    h.urls()[0],
+		Logger:    h.log.With("room", "ui"),
+		Now:       h.config.Now,
 	})
 	if err != nil {
 		return err

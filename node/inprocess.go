@@ -7,9 +7,7 @@ import (
 	"net/http"
 	"sync"
 
-	"connectrpc.com/connect"
 
-	"gw/rpc/gwv1"
 	"gw/rpc/gwv1/gwv1connect"
 )
 
@@ -129,22 +127,4 @@ func newAdminClients(handler http.Handler) adminClients {
 		releases: gwv1connect.NewReleaseServiceClient(c, url),
 		access:   gwv1connect.NewAccessServiceClient(c, url),
 	}
-}
-
-// pushProgress returns how far a push has come: the first message of its stream.
-func (a adminClients) pushProgress(ctx context.Context, number uint64) (*gwv1.WatchPushResponse, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := a.releases.WatchPush(ctx, &gwv1.WatchPushRequest{Number: number})
-	if err != nil {
-		return nil, err
-	}
-	defer stream.Close()
-	if !stream.Receive() {
-		if stream.Err() == nil {
-			return nil, connect.NewError(connect.CodeUnavailable, io.ErrUnexpectedEOF)
-		}
-		return nil, stream.Err()
-	}
-	return stream.Msg(), nil
 }

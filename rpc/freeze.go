@@ -25,11 +25,11 @@ func (p *plan) frozen() (held resource.Errors) {
 	return held
 }
 
-// freezes are those a plan meets, each once.
+// freezes are those that keep a plan from being carried out, each once.
 func (p *plan) freezes() (met []*gwv1.PushFreeze) {
 	var seen []string
 	for _, n := range p.namespaces {
-		if f, ok := p.state.Frozen(n.name); ok && !slices.Contains(seen, f.Namespace) {
+		if f, ok := p.state.Frozen(n.name); ok && !n.unchanged() && !slices.Contains(seen, f.Namespace) {
 			seen = append(seen, f.Namespace)
 			met = append(met, shownFreeze(f))
 		}

@@ -37,9 +37,6 @@ func (s *ReleaseServer) PreviewPush(ctx context.Context, r *gwv1.PreviewPushRequ
 	if answer.Problems, err = problems(s.check(ctx, p)); err != nil {
 		return nil, err
 	}
-	for _, held := range p.frozen() {
-		answer.Problems = append(answer.Problems, held.Error())
-	}
 	shown, budget := s.viewFleet(st).counts(), maxPreview
 	for _, n := range p.namespaces {
 		c := shown[n.name]

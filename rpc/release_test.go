@@ -264,9 +264,9 @@ func TestWatchPushEndsWhenNobodyIsWaitedFor(t *testing.T) {
 	}
 	h.apply(api("", "a", "/a2"))
 	h.push()
-	if p, err := h.hub.Releases.PushProgress(h.as(RoleViewer), number); err != nil || !p.Superseded || p.Loaded != 1 {
-		t.Errorf("superseded: %v, %v", p, err)
+	if p := h.getPush(number).Push.Progress; !p.Superseded || p.Loaded != 1 {
+		t.Errorf("superseded: %v", p)
 	}
-	_, err = h.hub.Releases.PushProgress(h.as(RoleViewer), 9999)
+	_, err = h.hub.Releases.GetPush(h.as(RoleViewer), &gwv1.GetPushRequest{Number: 9999})
 	h.refused(err, connect.CodeNotFound, ReasonNotFound, "9999")
 }

@@ -78,17 +78,3 @@ func pause(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	}
 }
-
-// PushProgress is what FollowPush would send now.
-func (s *ReleaseServer) PushProgress(ctx context.Context, number uint64) (*gwv1.WatchPushResponse, error) {
-	r := &gwv1.WatchPushRequest{Number: number}
-	p, err := admit(ctx, r, RoleViewer)
-	if err != nil {
-		return nil, err
-	}
-	st, err := s.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s.progress(st, p, number)
-}

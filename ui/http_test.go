@@ -164,8 +164,8 @@ func TestOtherSitesCannotChangeAnything(t *testing.T) {
 	} {
 		h := newHub().fleetOf(2).pushable()
 		handler, cookie := h.handler(t), h.session(t, "admin")
-		for _, post := range []string{"/pushes", "/edges/edge-ams3-000/remove", "/edges/edge-ams3-000/revoke", "/edges/edge-ams3-000/retry", "/logout"} {
-			r := httptest.NewRequest(http.MethodPost, post, strings.NewReader("scope=all&base=base-1&shown=&confirm=edge-ams3-000"))
+		for _, post := range []string{"/pushes", "/rollbacks", "/freezes", "/unfreeze", "/edges/edge-ams3-000/retry", "/edges/edge-ams3-000/revoke", "/edges/edge-ams3-000/remove", "/logout"} {
+			r := httptest.NewRequest(http.MethodPost, post, strings.NewReader("scope=all&base=base-1&shown=&confirm=edge-ams3-000&reason=x"))
 			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 			if c.site != "" {
 				r.Header.Set("Sec-Fetch-Site", c.site)
@@ -249,6 +249,38 @@ func TestRevokingWantsTheNameAndRetryingDoesNot(t *testing.T) {
 	}
 	if w := do(handler, h.session(t, "viewer"), "/edges/edge-nrt1-003/retry", ""); w.Code != http.StatusForbidden || len(h.retried) != 1 {
 		t.Errorf("retry by a viewer: status %d, retried %v", w.Code, h.retried)
+	}
+}
+
+func TestWhatWasShownIsWhatIsRolledBack(t *testing.T) {
+	h := newHub().fleetOf(28).pushable()
+	handler, cookie := h.handler(t), h.session(t, "admin")
+	w := do(handler, cookie, "/rollbacks", "scope=one", "ns=eu", "shown=eu", "base=base-1", "to=41", "note=oh+no", "glass=yes")
+	if w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/pushes/43" {
+		t.Fatalf("status %d, to %q", w.Code, w.Header().Get("Location"))
+	}
+	if r := h.rolledBack[0]; r.To != 41 || r.Base != "base-1" || r.Note != "oh no" || !r.BreakGlass || len(r.Scope.Namespaces) != 1 || r.Scope.Namespaces[0] != "eu" {
+		t.Errorf("rolled back %v", r)
+	}
+	if w := do(handler, cookie, "/rollbacks", "scope=all", "shown=eu", "base=base-1", "to=41"); w.Code != http.StatusConflict || len(h.rolledBack) != 1 {
+		t.Errorf("a scope that was not shown: status %d, %d rollbacks", w.Code, len(h.rolledBack))
+	}
+	if w := do(handler, cookie, "/rollback?to=x"); w.Code != http.StatusBadRequest {
+		t.Errorf("to no push: status %d", w.Code)
+	}
+}
+
+func TestPushesAreFrozenAndUnfrozen(t *testing.T) {
+	h := newHub().fleetOf(28).pushable()
+	handler, cookie := h.handler(t), h.session(t, "operator")
+	if w := do(handler, cookie, "/freezes", "ns=eu", "reason=the+fair"); w.Code != http.StatusSeeOther || len(h.freezes) != 1 || h.freezes[0].Namespace != "eu" {
+		t.Fatalf("status %d, frozen: %v", w.Code, h.freezes)
+	}
+	if w := do(handler, h.session(t, "viewer"), "/unfreeze", "ns=eu"); w.Code != http.StatusForbidden || len(h.freezes) != 1 {
+		t.Errorf("a viewer unfreezes: status %d", w.Code)
+	}
+	if w := do(handler, cookie, "/unfreeze", "ns=eu"); w.Code != http.StatusSeeOther || len(h.freezes) != 0 {
+		t.Errorf("status %d, frozen: %v", w.Code, h.freezes)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"gw/rpc/gwv1"
@@ -24,25 +25,27 @@ import (
 
 // hub stands in for the handlers at the console's boundary: a fleet in memory that answers as the messages promise.
 type hub struct {
-	mu       sync.Mutex
-	edges    []*gwv1.Edge
-	names    []*gwv1.Namespace
-	releases []*gwv1.Release
-	preview  *gwv1.PreviewPushResponse
-	progress map[uint64]*gwv1.WatchPushResponse
-	push     *gwv1.PushResponse
-	pushed   []*gwv1.PushRequest
-	sessions map[string]*gwv1.WhoAmIResponse
-	throttle bool
-	fault    error // returned by every call but those about sessions
-	pushErr  error
-	activity map[string]*gwv1.Activity
-	events   map[string][]*gwv1.EdgeEvent
-	retried  []string // edges asked to try again
-	revision uint64
-	woken    chan struct{}
-	now      func() time.Time
-	born     time.Time
+	mu         sync.Mutex
+	edges      []*gwv1.Edge
+	names      []*gwv1.Namespace
+	releases   []*gwv1.Release
+	preview    *gwv1.PreviewPushResponse
+	progress   map[uint64]*gwv1.WatchPushResponse
+	push       *gwv1.PushResponse
+	pushed     []*gwv1.PushRequest
+	freezes    []*gwv1.PushFreeze
+	rolledBack []*gwv1.RollbackRequest
+	sessions   map[string]*gwv1.WhoAmIResponse
+	throttle   bool
+	fault      error // returned by every call but those about sessions
+	pushErr    error
+	activity   map[string]*gwv1.Activity
+	events     map[string][]*gwv1.EdgeEvent
+	retried    []string // edges asked to try again
+	revision   uint64
+	woken      chan struct{}
+	now        func() time.Time
+	born       time.Time
 }
 
 type visitorKey struct{}
@@ -235,6 +238,7 @@ func (h *hub) PreviewPush(ctx context.Context, r *gwv1.PreviewPushRequest) (*gwv
 	if only := r.Scope.GetNamespaces(); len(only) > 0 {
 		out.Namespaces = slices.DeleteFunc(out.Namespaces, func(n *gwv1.NamespacePreview) bool { return n.Namespace != only[0] })
 	}
+	out.Freezes = h.freezes
 	return out, h.enter(ctx, "viewer")
 }
 
@@ -260,16 +264,100 @@ func (h *hub) ListReleases(ctx context.Context, r *gwv1.ListReleasesRequest) (*g
 	return &gwv1.ListReleasesResponse{Releases: out}, h.enter(ctx, "viewer")
 }
 
-func (h *hub) pushProgress(ctx context.Context, number uint64) (*gwv1.WatchPushResponse, error) {
+func (h *hub) GetPush(ctx context.Context, r *gwv1.GetPushRequest) (*gwv1.GetPushResponse, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.enter(ctx, "viewer"); err != nil {
 		return nil, err
 	}
-	if p, ok := h.progress[number]; ok {
-		return proto.CloneOf(p), nil
+	p, ok := h.progress[r.Number]
+	if !ok {
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no push %d", r.Number))
 	}
-	return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no push %d", number))
+	return h.pushOf(p), nil
+}
+
+// pushOf is a push with a progress: its failures, and as many other edges as it counts.
+func (h *hub) pushOf(p *gwv1.WatchPushResponse) *gwv1.GetPushResponse {
+	a := &gwv1.GetPushResponse{Total: p.Edges, Push: &gwv1.PushSummary{Number: p.Number, CreatedBy: "ada", Note: "Orders: new upstream", CreatedAt: timestamppb.New(h.born), Progress: proto.CloneOf(p),
+		Namespaces: []*gwv1.PushedNamespace{{Namespace: "default", Released: true, Release: p.Number, Checksum: strings.Repeat("7e", 32), Created: 1, Updated: 1, Deleted: 1}, {Namespace: "eu"}}}}
+	for _, f := range p.Failures {
+		a.Edges = append(a.Edges, &gwv1.PushedEdge{Edge: f.Edge, Namespace: "default", Outcome: gwv1.EdgeOutcome_EDGE_OUTCOME_FAILED, Reason: f.Message})
+	}
+	for _, e := range h.edges {
+		if len(a.Edges) == len(p.Failures)+int(p.Loaded) {
+			break
+		}
+		if slices.ContainsFunc(p.Failures, func(f *gwv1.PushFailure) bool { return f.Edge == e.Id }) {
+			continue
+		}
+		a.Edges = append(a.Edges, &gwv1.PushedEdge{Edge: e.Id, Namespace: "default", Outcome: gwv1.EdgeOutcome_EDGE_OUTCOME_LOADED, Reason: "it runs release 43"})
+	}
+	return a
+}
+
+func (h *hub) ListPushes(ctx context.Context, r *gwv1.ListPushesRequest) (*gwv1.ListPushesResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := &gwv1.ListPushesResponse{}
+	if p, ok := h.progress[43]; ok {
+		a.Pushes = append(a.Pushes, h.pushOf(p).Push)
+		back := h.pushOf(p).Push
+		back.Number, back.Rollback, back.RollbackTo, back.BreakGlass, back.CreatedBy, back.Note = 42, true, 40, true, "lin", "Orders lost carts"
+		a.Pushes = append(a.Pushes, back)
+	}
+	return a, h.enter(ctx, "viewer")
+}
+
+func (h *hub) Rollback(ctx context.Context, r *gwv1.RollbackRequest) (*gwv1.PushResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := cmp.Or(h.enter(ctx, "operator"), h.pushErr); err != nil {
+		return nil, err
+	}
+	h.rolledBack = append(h.rolledBack, r)
+	return h.push, nil
+}
+
+func (h *hub) DiffReleases(ctx context.Context, r *gwv1.DiffReleasesRequest) (*gwv1.DiffReleasesResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := &gwv1.DiffReleasesResponse{From: r.From}
+	for _, n := range h.preview.Namespaces {
+		if n.Namespace == r.Namespace {
+			a.Changes = n.Changes
+		}
+	}
+	return a, h.enter(ctx, "viewer")
+}
+
+func (h *hub) Freeze(ctx context.Context, r *gwv1.FreezeRequest) (*gwv1.FreezeResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.enter(ctx, "operator"); err != nil {
+		return nil, err
+	}
+	if r.Reason == "" {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("reason: must not be empty"))
+	}
+	h.freezes = append(h.freezes, &gwv1.PushFreeze{Namespace: append(r.Scope.Namespaces, "")[0], Reason: r.Reason, By: "ada", At: timestamppb.New(h.born)})
+	return &gwv1.FreezeResponse{}, nil
+}
+
+func (h *hub) Unfreeze(ctx context.Context, r *gwv1.UnfreezeRequest) (*gwv1.UnfreezeResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.enter(ctx, "operator"); err != nil {
+		return nil, err
+	}
+	h.freezes = slices.DeleteFunc(h.freezes, func(f *gwv1.PushFreeze) bool { return f.Namespace == append(r.Scope.Namespaces, "")[0] })
+	return &gwv1.UnfreezeResponse{}, nil
+}
+
+func (h *hub) ListFreezes(ctx context.Context, r *gwv1.ListFreezesRequest) (*gwv1.ListFreezesResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return &gwv1.ListFreezesResponse{Freezes: h.freezes}, h.enter(ctx, "viewer")
 }
 
 // Users are named after their role; the password of each is "right".
@@ -316,7 +404,7 @@ func (h *hub) principal(ctx context.Context, bearer string) (context.Context, st
 func (h *hub) handler(t testing.TB) http.Handler {
 	t.Helper()
 	handler, err := New(Config{
-		Fleet: h, Releases: h, Sessions: h, PushProgress: h.pushProgress, Principal: h.principal, Wake: h.wake,
+		Fleet: h, Releases: h, Sessions: h, Principal: h.principal, Wake: h.wake,
 		Cluster: "acme-prod", Version: "1.2.3", HubURL: "https://hub.acme.internal:50051", Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return h.now() },
 	})
 	if err != nil {
@@ -393,7 +481,10 @@ func (h *hub) fleetOf(n int) *hub {
 func (h *hub) pushable() *hub {
 	h.preview = &gwv1.PreviewPushResponse{Base: "base-1", Namespaces: []*gwv1.NamespacePreview{
 		{Namespace: "default", Release: 42, ReleasedChecksum: strings.Repeat("1a", 32), ExpectedChecksum: strings.Repeat("7e", 32), SizeBytes: 18_432, MaxSizeBytes: 64 << 20, Edges: 12, ConnectedEdges: 11,
-			Changes: []*gwv1.ResourceChange{{Kind: "API", Name: "orders", Change: gwv1.Change_CHANGE_UPDATED}, {Kind: "LLM", Name: "openai-eu", Change: gwv1.Change_CHANGE_CREATED}, {Kind: "API", Name: "legacy", Change: gwv1.Change_CHANGE_DELETED}}},
+			Changes: []*gwv1.ResourceChange{{Kind: "API", Name: "orders", Change: gwv1.Change_CHANGE_UPDATED, Fields: []*gwv1.FieldChange{
+				{Path: "spec.timeouts.response_header", Before: structpb.NewStringValue("10s"), After: structpb.NewStringValue("30s")},
+				{Path: "spec.upstreams[1].url", After: structpb.NewStringValue("http://10.0.0.9:8080")}}},
+				{Kind: "LLM", Name: "openai-eu", Change: gwv1.Change_CHANGE_CREATED, After: &structpb.Struct{Fields: map[string]*structpb.Value{"base_url": structpb.NewStringValue("https://eu.api.openai.com")}}}, {Kind: "API", Name: "legacy", Change: gwv1.Change_CHANGE_DELETED}}},
 		{Namespace: "eu", Release: 41, ReleasedChecksum: strings.Repeat("2b", 32), ExpectedChecksum: strings.Repeat("2b", 32), SizeBytes: 9_000, MaxSizeBytes: 64 << 20, Edges: 3, ConnectedEdges: 3},
 	}}
 	h.push = &gwv1.PushResponse{Number: 43, Namespaces: []*gwv1.PushedNamespace{{Namespace: "default", Released: true, Release: 43}}}

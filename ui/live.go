@@ -134,7 +134,7 @@ func (k *console) picture(ctx context.Context, v *visitor, address *url.URL, now
 		if err != nil {
 			return nil, err
 		}
-		p, err := k.progress(ctx, number, now)
+		p, err := k.progress(ctx, v, number, now)
 		return progressPicture(p), err
 	}
 	return nil, errNoPage

@@ -41,6 +41,11 @@ func shots() []shot {
 		e.ConflictingSessionId = strings.Repeat("ab", 16)
 		return h
 	}
+	frozen := func() *hub {
+		h := full()
+		h.freezes = []*gwv1.PushFreeze{{Namespace: "default", Reason: "The fair, until Monday", By: "ada", At: h.edges[0].LastHeartbeat}}
+		return h
+	}
 	return []shot{
 		{"login", full, "", "/login?next=%2Fedges%2Fx", nil, 200, []string{"Sign in to acme-prod", "User", "Password"}},
 		{"login-wrong", full, "", "/login", []string{"user=ada", "password=wrong", "next=/edges"}, 422, []string{"Wrong user or password."}},
@@ -81,8 +86,18 @@ func shots() []shot {
 			return h
 		}, "operator", "/pushes", []string{"scope=all", "base=base-1", "shown="}, 409, []string{"This push takes much away: default would lose 9 of 10 resources.", "takes away more than half"}},
 		{"push-nothing", func() *hub { h := full(); h.push = &gwv1.PushResponse{}; return h }, "operator", "/pushes", []string{"scope=all", "base=base-1", "shown="}, 200, []string{"Nothing differed"}},
-		{"progress", full, "viewer", "/pushes/43", nil, 200, []string{"Loaded on 8 of 12 edges", "Failures", "edge-fra1-002", "is taken by API/chat", "Offline 1"}},
-		{"releases", full, "viewer", "/releases", nil, 200, []string{"Target", "ada", "Orders: new upstream", "17.6 KiB"}},
+		{"progress", full, "viewer", "/pushes/43", nil, 200, []string{"Loaded on 8 of 12 edges", "edge-fra1-002", "Failed", "is taken by API/chat", "Offline 1", "1 created, 1 updated, 1 deleted", "What changed"}},
+		{"rollback", full, "operator", "/rollback?to=41", nil, 200, []string{"Roll back to push 41", "API/orders", "What is saved stays as it is", "Roll back all namespaces"}},
+		{"rollback-one", full, "operator", "/rollback?scope=one&ns=eu", nil, 200, []string{"Roll back eu", "Nothing: that is what is released."}},
+		{"push-frozen", frozen, "operator", "/push", nil, 200, []string{"Pushes of default are frozen:", "The fair", "by ada"}},
+		{"push-frozen-admin", frozen, "admin", "/push", nil, 200, []string{"Break the glass", "Why this can't wait"}},
+		{"diff", full, "viewer", "/diff?ns=default&to=43", nil, 200, []string{"API/orders", "spec.timeouts.response_header", "10s", "30s", "LLM/openai-eu", "https://eu.api.openai.com", "What is saved"}},
+		{"diff-none", full, "viewer", "/diff?ns=eu&from=40&to=42", nil, 200, []string{"No difference"}},
+		{"diff-first", full, "viewer", "/diff?ns=default&to=39", nil, 200, []string{"Nothing before it"}},
+		{"freeze", full, "operator", "/freeze", nil, 200, []string{"All namespaces, those of later too", "shown to who is refused"}},
+		{"freeze-why", full, "operator", "/freezes", []string{"ns=default", "reason="}, 422, []string{"Say why"}},
+		{"releases", full, "viewer", "/releases", nil, 200, []string{"Target", "ada", "Orders: new upstream", "17.6 KiB", "Rollback to 40", "although frozen", "8 of 12"}},
+		{"releases-frozen", frozen, "operator", "/releases", nil, 200, []string{"Pushes of default are frozen:", "Unfreeze", "Freeze…"}},
 		{"releases-empty", newHub, "viewer", "/releases?ns=eu", nil, 200, []string{"No releases yet"}},
 		{"403", full, "viewer", "/push", nil, 403, []string{"You may not do that"}},
 		{"404", full, "viewer", "/nowhere", nil, 404, []string{"Not found"}},

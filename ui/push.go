@@ -1,12 +1,9 @@
 package ui
 
 import (
-	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"strconv"
-	"time"
 
 	"connectrpc.com/connect"
 
@@ -32,14 +29,38 @@ func scopeOf(get func(string) string) (*gwv1.Scope, error) {
 
 // pushForm shows what a push would change.
 func (k *console) pushForm(w http.ResponseWriter, r *http.Request, v *visitor) error {
-	scope, err := scopeOf(r.URL.Query().Get)
+	return k.releaseForm(w, r, v, &gwv1.PreviewPushRequest{})
+}
+
+// rollbackForm shows what a rollback would change.
+func (k *console) rollbackForm(w http.ResponseWriter, r *http.Request, v *visitor) error {
+	to, err := rollbackTo(r.URL.Query().Get("to"))
 	if err != nil {
 		return err
 	}
-	if len(scope.Namespaces) == 0 && len(v.namespaces) > 0 {
-		scope.Namespaces = v.namespaces[:1] // who may push in some only is not offered all
+	return k.releaseForm(w, r, v, &gwv1.PreviewPushRequest{Rollback: true, RollbackTo: to})
+}
+
+// rollbackTo reads the push to roll back to; "" and 0 stand for what was released before.
+func rollbackTo(s string) (uint64, error) {
+	if s == "" {
+		return 0, nil
 	}
-	p, err := k.preview(v, scope)
+	to, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return 0, connect.NewError(connect.CodeInvalidArgument, errors.New("that is no push"))
+	}
+	return to, nil
+}
+
+func (k *console) releaseForm(w http.ResponseWriter, r *http.Request, v *visitor, what *gwv1.PreviewPushRequest) (err error) {
+	if what.Scope, err = scopeOf(r.URL.Query().Get); err != nil {
+		return err
+	}
+	if len(what.Scope.Namespaces) == 0 && len(v.namespaces) > 0 {
+		what.Scope.Namespaces = v.namespaces[:1] // who may push in some only is not offered all
+	}
+	p, err := k.preview(v, what)
 	if err != nil {
 		return err
 	}
@@ -54,8 +75,8 @@ func (k *console) pushForm(w http.ResponseWriter, r *http.Request, v *visitor) e
 	return send(w, r, http.StatusOK, page.PushPage(p))
 }
 
-// preview asks what a push of a scope would change now.
-func (k *console) preview(v *visitor, scope *gwv1.Scope) (page.Push, error) {
+// preview asks what a push or a rollback would change now.
+func (k *console) preview(v *visitor, what *gwv1.PreviewPushRequest) (page.Push, error) {
 	if !v.mayPush() {
 		return page.Push{}, connect.NewError(connect.CodePermissionDenied, errors.New("pushing is for operators and admins"))
 	}
@@ -63,21 +84,25 @@ func (k *console) preview(v *visitor, scope *gwv1.Scope) (page.Push, error) {
 	if err != nil {
 		return page.Push{}, err
 	}
-	got, err := call(k, v.ctx, k.Releases.PreviewPush, &gwv1.PreviewPushRequest{Scope: scope})
+	got, err := call(k, v.ctx, k.Releases.PreviewPush, what)
 	if err != nil {
 		return page.Push{}, err
 	}
 	p := page.Push{
-		Shell: k.shell(v, "Push configuration", "/edges"), All: len(scope.GetNamespaces()) == 0,
+		All: len(what.Scope.GetNamespaces()) == 0, Rollback: what.Rollback, To: what.RollbackTo,
 		Base: got.GetBase(), Problems: got.GetProblems(), Limited: len(v.namespaces) > 0,
 	}
+	p.Shell = k.shell(v, p.Title(), "/edges")
 	if !p.All {
-		p.Namespace = scope.GetNamespaces()[0]
+		p.Namespace = what.Scope.GetNamespaces()[0]
 	}
 	for _, n := range names.GetNamespaces() {
 		if n.GetName() != resource.Global {
 			p.Namespaces = append(p.Namespaces, page.PushNamespace{Name: n.GetName(), Edges: n.GetEdges()})
 		}
+	}
+	for _, f := range got.GetFreezes() {
+		p.Freezes = append(p.Freezes, shownFreeze(f))
 	}
 	for _, n := range got.GetNamespaces() {
 		p.Edges += n.GetEdges()
@@ -90,7 +115,7 @@ func (k *console) preview(v *visitor, scope *gwv1.Scope) (page.Push, error) {
 func namespacePreview(n *gwv1.NamespacePreview) page.Preview {
 	out := page.Preview{
 		Namespace: n.GetNamespace(), Release: n.GetRelease(), From: n.GetReleasedChecksum(), To: n.GetExpectedChecksum(),
-		Size: n.GetSizeBytes(), Cap: n.GetMaxSizeBytes(), Edges: n.GetEdges(), Connected: n.GetConnectedEdges(),
+		Size: n.GetSizeBytes(), Cap: n.GetMaxSizeBytes(), Edges: n.GetEdges(), Connected: n.GetConnectedEdges(), Source: n.GetSource(),
 	}
 	for _, c := range n.GetChanges() {
 		// Unchanged ones are there only if the push releases them again: after a restore.
@@ -98,14 +123,39 @@ func namespacePreview(n *gwv1.NamespacePreview) page.Preview {
 			out.More++
 			continue
 		}
-		out.Changes = append(out.Changes, page.ResourceChange{Kind: c.GetKind(), Name: c.GetName(), Change: page.Change(c.GetChange())})
+		out.Changes = append(out.Changes, resourceChange(c))
 	}
 	return out
 }
 
-// push releases what was shown. If that is no longer what is saved, or asks for a confirmation, the form comes back as
-// things are now.
+// push releases what was shown.
 func (k *console) push(w http.ResponseWriter, r *http.Request, v *visitor) error {
+	return k.release(w, r, v, &gwv1.PreviewPushRequest{}, func(s sentForm) (*gwv1.PushResponse, error) {
+		return call(k, v.ctx, k.Releases.Push, &gwv1.PushRequest{Scope: s.scope, Note: s.note, Base: s.base, ConfirmRemoval: s.confirm, BreakGlass: s.breakGlass})
+	})
+}
+
+// rollback brings back what was shown.
+func (k *console) rollback(w http.ResponseWriter, r *http.Request, v *visitor) error {
+	to, err := rollbackTo(r.PostFormValue("to"))
+	if err != nil {
+		return err
+	}
+	return k.release(w, r, v, &gwv1.PreviewPushRequest{Rollback: true, RollbackTo: to}, func(s sentForm) (*gwv1.PushResponse, error) {
+		return call(k, v.ctx, k.Releases.Rollback, &gwv1.RollbackRequest{Scope: s.scope, To: to, Note: s.note, Base: s.base, ConfirmRemoval: s.confirm, BreakGlass: s.breakGlass})
+	})
+}
+
+// sentForm is what a push form holds when it is sent.
+type sentForm struct {
+	scope               *gwv1.Scope
+	note, base          string
+	confirm, breakGlass bool
+}
+
+// release does what was shown. If that is no longer what would be released, or asks for a confirmation, the form comes
+// back as things are now.
+func (k *console) release(w http.ResponseWriter, r *http.Request, v *visitor, what *gwv1.PreviewPushRequest, do func(sentForm) (*gwv1.PushResponse, error)) error {
 	if err := r.ParseForm(); err != nil {
 		return connect.NewError(connect.CodeInvalidArgument, err)
 	}
@@ -113,26 +163,28 @@ func (k *console) push(w http.ResponseWriter, r *http.Request, v *visitor) error
 	if err != nil {
 		return err
 	}
+	what.Scope = scope
+	form := sentForm{scope: scope, note: clip(r.PostFormValue("note"), 1024), base: clip(r.PostFormValue("base"), 4096),
+		confirm: r.PostFormValue("confirm") == "yes", breakGlass: r.PostFormValue("glass") == "yes"}
 	again := func(refused string, confirm bool) error {
-		p, err := k.preview(v, scope)
+		p, err := k.preview(v, what)
 		if err != nil {
 			return err
 		}
-		p.Note, p.Refused, p.Confirm = clip(r.PostFormValue("note"), 1024), refused, confirm
+		p.Note, p.Refused, p.Confirm = form.note, refused, confirm
 		return send(w, r, http.StatusConflict, page.PushPage(p))
 	}
-	if chosen := append(scope.GetNamespaces(), "")[0]; r.PostFormValue("base") == "" || r.PostFormValue("shown") != chosen {
+	if chosen := append(scope.GetNamespaces(), "")[0]; form.base == "" || r.PostFormValue("shown") != chosen {
 		return again("What was shown was for another scope. This is what would change; push again if it is right.", false)
 	}
-	done, err := call(k, v.ctx, k.Releases.Push, &gwv1.PushRequest{
-		Scope: scope, Note: clip(r.PostFormValue("note"), 1024), Base: clip(r.PostFormValue("base"), 4096),
-		ConfirmRemoval: r.PostFormValue("confirm") == "yes",
-	})
+	done, err := do(form)
 	switch {
 	case says(err, "changed"):
 		return again("What is saved has changed since it was shown. This is what would change now; push again if it is right.", false)
 	case says(err, "confirm_removal"):
 		return again("This push takes much away: "+message(err)+".", true)
+	case says(err, "frozen"):
+		return again("Pushes were frozen meanwhile.", false)
 	case err != nil && connect.CodeOf(err) == connect.CodeInvalidArgument:
 		return again(sentence(message(err)), false)
 	case err != nil:
@@ -146,54 +198,4 @@ func (k *console) push(w http.ResponseWriter, r *http.Request, v *visitor) error
 	}
 	http.Redirect(w, r, "/pushes/"+strconv.FormatUint(done.GetNumber(), 10), http.StatusSeeOther)
 	return nil
-}
-
-// pushed shows how far a push has come.
-func (k *console) pushed(w http.ResponseWriter, r *http.Request, v *visitor) error {
-	number, err := pushNumber(r.PathValue("number"))
-	if err != nil {
-		return err
-	}
-	p, err := k.progress(v.ctx, number, k.Now())
-	if err != nil {
-		return err
-	}
-	p.Shell = k.shell(v, "Push "+page.Number(number), "/releases")
-	p.Live = liveURL(r.URL.EscapedPath(), progressPicture(p))
-	return send(w, r, http.StatusOK, page.ProgressPage(p))
-}
-
-func pushNumber(s string) (uint64, error) {
-	n, err := strconv.ParseUint(s, 10, 64)
-	if err != nil || n == 0 {
-		return 0, errNoPage
-	}
-	return n, nil
-}
-
-// progress takes a view of a push.
-func (k *console) progress(ctx context.Context, number uint64, now time.Time) (page.Progress, error) {
-	got, err := call(k, ctx, k.PushProgress, number)
-	if err != nil {
-		return page.Progress{}, err
-	}
-	made, err := call(k, ctx, k.Releases.ListReleases, &gwv1.ListReleasesRequest{Limit: 1000})
-	if err != nil {
-		return page.Progress{}, err
-	}
-	p := page.Progress{
-		Number: number, Edges: got.GetEdges(), Loaded: got.GetLoaded(), Failed: got.GetFailed(), Waiting: got.GetWaiting(),
-		Offline: got.GetOffline(), Superseded: got.GetSuperseded(), Now: now,
-	}
-	for _, rel := range made.GetReleases() {
-		if rel.GetNumber() == number {
-			p.Namespaces = append(p.Namespaces, rel.GetNamespace())
-			p.Note, p.By, p.At = rel.GetNote(), rel.GetCreatedBy(), when(rel.GetCreatedAt())
-		}
-	}
-	slices.Sort(p.Namespaces)
-	for _, f := range got.GetFailures()[:min(len(got.GetFailures()), maxListed)] {
-		p.Failures = append(p.Failures, page.Pair{Key: f.GetEdge(), Value: f.GetMessage()})
-	}
-	return p, nil
 }

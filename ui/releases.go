@@ -25,6 +25,27 @@ func (k *console) releases(w http.ResponseWriter, r *http.Request, v *visitor) e
 			p.Namespaces = append(p.Namespaces, n.GetName())
 		}
 	}
+	frozen, err := call(k, v.ctx, k.Releases.ListFreezes, &gwv1.ListFreezesRequest{})
+	if err != nil {
+		return err
+	}
+	for _, f := range frozen.GetFreezes() {
+		p.Freezes = append(p.Freezes, shownFreeze(f))
+	}
+	pushes, err := call(k, v.ctx, k.Releases.ListPushes, &gwv1.ListPushesRequest{Namespace: ns, Limit: 100})
+	if err != nil {
+		return err
+	}
+	for _, x := range pushes.GetPushes() {
+		row := page.PushRow{Number: x.GetNumber(), Kind: page.PushKind(x.GetRollback(), x.GetRollbackTo()), BreakGlass: x.GetBreakGlass(), By: x.GetCreatedBy(), Note: x.GetNote(),
+			At: when(x.GetCreatedAt()), Edges: x.GetProgress().GetEdges(), Loaded: x.GetProgress().GetLoaded(), Failed: x.GetProgress().GetFailed()}
+		for _, n := range x.GetNamespaces() {
+			if n.GetReleased() {
+				row.Namespaces = append(row.Namespaces, n.GetNamespace())
+			}
+		}
+		p.Pushes = append(p.Pushes, row)
+	}
 	for _, rel := range got.GetReleases() {
 		p.Rows = append(p.Rows, page.Release{
 			Number: rel.GetNumber(), Namespace: rel.GetNamespace(), Checksum: rel.GetChecksum(), Resources: rel.GetResources(),

@@ -29,6 +29,13 @@ type Releases interface {
 	PreviewPush(context.Context, *gwv1.PreviewPushRequest) (*gwv1.PreviewPushResponse, error)
 	Push(context.Context, *gwv1.PushRequest) (*gwv1.PushResponse, error)
 	ListReleases(context.Context, *gwv1.ListReleasesRequest) (*gwv1.ListReleasesResponse, error)
+	Rollback(context.Context, *gwv1.RollbackRequest) (*gwv1.PushResponse, error)
+	ListPushes(context.Context, *gwv1.ListPushesRequest) (*gwv1.ListPushesResponse, error)
+	GetPush(context.Context, *gwv1.GetPushRequest) (*gwv1.GetPushResponse, error)
+	DiffReleases(context.Context, *gwv1.DiffReleasesRequest) (*gwv1.DiffReleasesResponse, error)
+	Freeze(context.Context, *gwv1.FreezeRequest) (*gwv1.FreezeResponse, error)
+	Unfreeze(context.Context, *gwv1.UnfreezeRequest) (*gwv1.UnfreezeResponse, error)
+	ListFreezes(context.Context, *gwv1.ListFreezesRequest) (*gwv1.ListFreezesResponse, error)
 }
 
 // Sessions exchanges passwords for bearer tokens. SignIn is called with the bare context of the request and answers a
@@ -46,8 +53,6 @@ type Config struct {
 	Fleet    Fleet
 	Releases Releases
 	Sessions Sessions
-	// PushProgress tells how far a push has come, without waiting. Required.
-	PushProgress func(ctx context.Context, number uint64) (*gwv1.WatchPushResponse, error)
 	// Principal authenticates a bearer token and returns a context that carries whom it belongs to, and the name. A token
 	// that is unknown, ended or expired is answered with CodeUnauthenticated. Required.
 	Principal func(ctx context.Context, bearer string) (context.Context, string, error)
@@ -82,8 +87,8 @@ func New(c Config) (http.Handler, error) {
 	switch {
 	case c.Fleet == nil, c.Releases == nil, c.Sessions == nil:
 		return nil, errors.New("console: Fleet, Releases and Sessions are required")
-	case c.PushProgress == nil, c.Principal == nil, c.Wake == nil:
-		return nil, errors.New("console: PushProgress, Principal and Wake are required")
+	case c.Principal == nil, c.Wake == nil:
+		return nil, errors.New("console: Principal and Wake are required")
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -121,7 +126,13 @@ func (k *console) routes() map[string]http.Handler {
 		"GET /push":               k.signedIn(k.pushForm),
 		"POST /pushes":            k.signedIn(k.push),
 		"GET /pushes/{number}":    k.signedIn(k.pushed),
+		"GET /rollback":           k.signedIn(k.rollbackForm),
+		"POST /rollbacks":         k.signedIn(k.rollback),
 		"GET /releases":           k.signedIn(k.releases),
+		"GET /diff":               k.signedIn(k.diff),
+		"GET /freeze":             k.signedIn(k.freezeForm),
+		"POST /freezes":           k.signedIn(k.freeze),
+		"POST /unfreeze":          k.signedIn(k.unfreeze),
 		"GET /live":               http.HandlerFunc(k.live),
 		"/":                       k.signedIn(k.nothing),
 	}

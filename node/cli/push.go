@@ -79,7 +79,7 @@ func (p *PushOptions) release(ctx context.Context, c *Context, h *hub, out *Outp
 		people = c.Stderr
 	}
 	changed := showPreview(c, people, preview, r.nothing)
-	if problems := p.problems(preview); len(problems) > 0 {
+	if problems := p.problems(c, preview); len(problems) > 0 {
 		return fmt.Errorf("it can't be pushed like this:\n  %s", strings.Join(problems, "\n  "))
 	}
 	pushed := new(gwv1.PushResponse)
@@ -101,14 +101,19 @@ func (p *PushOptions) release(ctx context.Context, c *Context, h *hub, out *Outp
 	return p.finish(ctx, c, h, preview, pushed, out)
 }
 
-// problems are those of a preview that the flags don't set aside: with --break-glass the hub decides about freezes.
-func (p *PushOptions) problems(preview *gwv1.PreviewPushResponse) []string {
-	if !p.BreakGlass {
-		return preview.GetProblems()
+// problems are what a preview says would keep it from being made, with these flags.
+func (p *PushOptions) problems(c *Context, preview *gwv1.PreviewPushResponse) []string {
+	problems := slices.Clone(preview.GetProblems())
+	for _, f := range preview.GetFreezes() {
+		what := "pushes of " + f.GetNamespace()
+		if f.GetNamespace() == "" {
+			what = "all pushes"
+		}
+		if !p.BreakGlass {
+			problems = append(problems, fmt.Sprintf("%s were frozen by %s %s: %s (gw unfreeze, or an admin's --break-glass)", what, f.GetBy(), c.ago(f.GetAt()), f.GetReason()))
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(preview.GetProblems()), func(problem string) bool {
-		return slices.ContainsFunc(preview.GetFreezes(), func(f *gwv1.PushFreeze) bool { return strings.Contains(problem, f.GetReason()) })
-	})
+	return problems
 }
 
 // finish waits if that is wanted, and prints what programs read.

@@ -200,7 +200,7 @@ type PreviewPushResponse struct {
 	Namespaces []*NamespacePreview `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
 	// What would keep the push from being accepted, as it would say it.
 	Problems []string `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
-	// What keeps pushes of this scope from being made; part of the problems too.
+	// What keeps it from being made unless an admin breaks the glass.
 	Freezes       []*PushFreeze `protobuf:"bytes,4,rep,name=freezes,proto3" json:"freezes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -177,6 +177,9 @@ type Removal struct {
 // Push asks what is to be released.
 type Push struct {
 	Shell
+	Rollback   bool   // what was released before is
+	To         uint64 // with Rollback: the push to go back to; 0: before the newest
+	Freezes    []Freeze
 	All        bool   // else one namespace
 	Namespace  string // the one chosen
 	Limited    bool   // all cannot be chosen
@@ -189,6 +192,39 @@ type Push struct {
 	Preview    []Preview
 	Edges      uint32
 	Connected  uint32
+}
+
+// Title names what is asked for.
+func (p Push) Title() string {
+	switch {
+	case p.Rollback && p.To > 0:
+		return "Roll back to push " + Number(p.To)
+	case p.Rollback:
+		return "Roll back"
+	}
+	return "Push configuration"
+}
+
+// Freeze keeps pushes of a namespace from being made; "" is every one.
+type Freeze struct {
+	Namespace, Reason, By string
+	At                    time.Time
+}
+
+// What says what is frozen.
+func (f Freeze) What() string {
+	if f.Namespace == "" {
+		return "All pushes"
+	}
+	return "Pushes of " + f.Namespace
+}
+
+// FreezeForm asks what to freeze, and why.
+type FreezeForm struct {
+	Shell
+	Namespace  string
+	Namespaces []string
+	Problem    string
 }
 
 // PushNamespace is a namespace that can be chosen.
@@ -206,12 +242,28 @@ type Preview struct {
 	More             int // changes not listed
 	Size, Cap        uint64
 	Edges, Connected uint32
+	Source           uint64 // the release a rollback brings back; 0: what is saved
 }
 
-// ResourceChange is one resource of a preview.
+// ResourceChange is one resource of a preview or a comparison.
 type ResourceChange struct {
 	Kind, Name string
 	Change     State
+	Fields     []FieldChange
+}
+
+// FieldChange is one field of it; "" is none.
+type FieldChange struct{ Path, Before, After string }
+
+// Diff compares two releases of a namespace. To 0 is what is saved.
+type Diff struct {
+	Shell
+	Namespace string
+	From, To  uint64
+	First     bool     // there is nothing before To to compare it with
+	Releases  []uint64 // that can be chosen, newest first
+	Changes   []ResourceChange
+	More      int
 }
 
 // Changes counts the changes of all namespaces.
@@ -227,13 +279,60 @@ func (p Push) Changes() int {
 type Progress struct {
 	Shell
 	Number                                  uint64
-	Namespaces                              []string
+	Rollback                                bool
+	RollbackTo                              uint64
+	BreakGlass                              bool
+	Namespaces                              []PushedNamespace
 	Note, By                                string
 	At                                      time.Time
 	Edges, Loaded, Failed, Waiting, Offline uint32
-	Failures                                []Pair // edge and message
+	Outcomes                                []Outcome // those that want attention first
+	More                                    int       // edges not listed
 	Superseded                              bool
 	Now                                     time.Time
+}
+
+// Title names the push.
+func (p Progress) Title() string {
+	if p.Rollback {
+		return "Rollback " + Number(p.Number)
+	}
+	return "Push " + Number(p.Number)
+}
+
+// PushedNamespace is one namespace that got a release.
+type PushedNamespace struct {
+	Name, Checksum            string
+	Created, Updated, Deleted uint32
+}
+
+// Outcome is what became of a push at one edge.
+type Outcome struct {
+	Edge, Namespace string
+	State           State
+	Why             string
+}
+
+// PushRow is one row of the history.
+type PushRow struct {
+	Number                uint64
+	Kind                  string // "Push", "Rollback to 41"
+	BreakGlass            bool
+	Namespaces            []string
+	Edges, Loaded, Failed uint32
+	By, Note              string
+	At                    time.Time
+}
+
+// PushKind names what made a release.
+func PushKind(rollback bool, to uint64) string {
+	switch {
+	case rollback && to > 0:
+		return "Rollback to " + Number(to)
+	case rollback:
+		return "Rollback"
+	}
+	return "Push"
 }
 
 // Done reports whether nothing more will happen by itself soon.
@@ -250,6 +349,8 @@ type Releases struct {
 	Shell
 	Namespace  string
 	Namespaces []string
+	Freezes    []Freeze
+	Pushes     []PushRow
 	Rows       []Release
 	Now        time.Time
 }

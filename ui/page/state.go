@@ -70,6 +70,23 @@ func Change(c gwv1.Change) State {
 	return s
 }
 
+// PushOutcome returns how what became of a push at an edge is shown.
+func PushOutcome(o gwv1.EdgeOutcome) State {
+	switch o {
+	case gwv1.EdgeOutcome_EDGE_OUTCOME_LOADED:
+		return loaded
+	case gwv1.EdgeOutcome_EDGE_OUTCOME_FAILED:
+		return failed
+	case gwv1.EdgeOutcome_EDGE_OUTCOME_OFFLINE:
+		return offline
+	case gwv1.EdgeOutcome_EDGE_OUTCOME_SUPERSEDED:
+		return State{Axis: "Push", Class: "st-ok", Word: "Later one"}
+	case gwv1.EdgeOutcome_EDGE_OUTCOME_REMOVED:
+		return State{Axis: "Push", Class: "st-away", Word: "Removed"}
+	}
+	return waiting
+}
+
 var (
 	failed  = State{Axis: "Push", Class: "st-failed", Word: "Failed"}
 	loaded  = State{Axis: "Push", Class: "st-ok", Word: "Loaded"}
