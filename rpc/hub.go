@@ -109,6 +109,7 @@ type Hub struct {
 	Edges    *EdgeServer
 	Cluster  *ClusterServer
 	Hubs     *HubServer
+	Audit    *AuditServer
 
 	core *core
 }
@@ -134,6 +135,7 @@ func NewHub(c HubConfig) (*Hub, error) {
 		Access:  &AccessServer{core: k, throttle: newThrottle(maxTries, k.now), addresses: newThrottle(maxAddressTries, k.now), queue: newTurns()},
 		Edges:   &EdgeServer{core: k, throttle: newThrottle(maxTries, k.now)},
 		Cluster: &ClusterServer{core: k},
+		Audit:   &AuditServer{k},
 		Hubs:    &HubServer{core: k, throttle: newThrottle(maxTries, k.now)},
 		core:    k,
 	}, nil

@@ -134,6 +134,24 @@ var calls = map[string]call{
 	"AccessService/DeleteJoinToken": method(RoleAdmin, func(h *Hub) func(context.Context, *gwv1.DeleteJoinTokenRequest) (*gwv1.DeleteJoinTokenResponse, error) {
 		return h.Access.DeleteJoinToken
 	}, &gwv1.DeleteJoinTokenRequest{Id: "none"}),
+	"AccessService/ListUsers": method(RoleAdmin, func(h *Hub) func(context.Context, *gwv1.ListUsersRequest) (*gwv1.ListUsersResponse, error) {
+		return h.Access.ListUsers
+	}, &gwv1.ListUsersRequest{}),
+	"AccessService/CreateUser": method(RoleAdmin, func(h *Hub) func(context.Context, *gwv1.CreateUserRequest) (*gwv1.CreateUserResponse, error) {
+		return h.Access.CreateUser
+	}, &gwv1.CreateUserRequest{Name: "new", Role: "viewer"}),
+	"AccessService/SetUserRole": method(RoleAdmin, func(h *Hub) func(context.Context, *gwv1.SetUserRoleRequest) (*gwv1.SetUserRoleResponse, error) {
+		return h.Access.SetUserRole
+	}, &gwv1.SetUserRoleRequest{Name: "none", Role: "viewer"}),
+	"AccessService/SetPassword": method(RoleAdmin, func(h *Hub) func(context.Context, *gwv1.SetPasswordRequest) (*gwv1.SetPasswordResponse, error) {
+		return h.Access.SetPassword
+	}, &gwv1.SetPasswordRequest{Name: "none", Password: "long enough"}),
+	"AccessService/DeleteUser": method(RoleAdmin, func(h *Hub) func(context.Context, *gwv1.DeleteUserRequest) (*gwv1.DeleteUserResponse, error) {
+		return h.Access.DeleteUser
+	}, &gwv1.DeleteUserRequest{Name: "none"}),
+	"AuditService/ListAudit": method(RoleViewer, func(h *Hub) func(context.Context, *gwv1.ListAuditRequest) (*gwv1.ListAuditResponse, error) {
+		return h.Audit.ListAudit
+	}, &gwv1.ListAuditRequest{Namespace: "eu"}),
 	"AccessService/SignOut": method(RoleViewer, func(h *Hub) func(context.Context, *gwv1.SignOutRequest) (*gwv1.SignOutResponse, error) {
 		return h.Access.SignOut
 	}, &gwv1.SignOutRequest{}),
@@ -200,6 +218,8 @@ func TestANamespaceThatIsNotOnesOwnIsRefused(t *testing.T) {
 		"ReleaseService/WatchPush": true, "ReleaseService/GetPush": true, "FleetService/GetEdge": true, "FleetService/RemoveEdge": true, "AccessService/DeleteJoinToken": true,
 		"FleetService/RevokeEdge": true, "FleetService/RetryEdge": true, "FleetService/SetEdgeLabels": true,
 	}
+	users := map[string]bool{"AccessService/ListUsers": true, "AccessService/CreateUser": true, "AccessService/SetUserRole": true,
+		"AccessService/SetPassword": true, "AccessService/DeleteUser": true}
 	for name, c := range calls {
 		got := reason(t, h.hub, c.do(h.as(RoleAdmin, "us"), h.hub))
 		switch {
@@ -214,7 +234,8 @@ func TestANamespaceThatIsNotOnesOwnIsRefused(t *testing.T) {
 		case got != ReasonForbidden:
 			t.Errorf("%s on eu by an admin of us: %q", name, got)
 		}
-		if got := reason(t, h.hub, c.do(h.as(RoleAdmin, "eu"), h.hub)); got == ReasonForbidden {
+		// Users belong to no namespace.
+		if got := reason(t, h.hub, c.do(h.as(RoleAdmin, "eu"), h.hub)); got == ReasonForbidden != users[name] {
 			t.Errorf("%s on eu by an admin of eu: %q", name, got)
 		}
 	}
@@ -265,5 +286,6 @@ func allServices() []protoreflect.ServiceDescriptors {
 	return []protoreflect.ServiceDescriptors{
 		gwv1.File_gw_v1_config_proto.Services(), gwv1.File_gw_v1_release_proto.Services(),
 		gwv1.File_gw_v1_fleet_proto.Services(), gwv1.File_gw_v1_access_proto.Services(),
+		gwv1.File_gw_v1_audit_proto.Services(),
 	}
 }

@@ -226,6 +226,8 @@ func (x *change) putUser(m *gwv1.PutUserRecord) *gwv1.Refusal {
 	switch {
 	case there && m.Create:
 		return exists("user", u.Name)
+	case !there && m.Update:
+		return notFound("user", u.Name)
 	case there:
 		u.CreatedAt = old.CreatedAt
 		if u.Role == "" {

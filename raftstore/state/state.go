@@ -221,6 +221,11 @@ func (s *State) Session(hash []byte) (*gwv1.SessionRecord, bool) {
 	return one[*gwv1.SessionRecord](s.db.Txn(false), tableSessions, byID, clip(hash))
 }
 
+// Sessions are all, ended ones too, in no order that means anything.
+func (s *State) Sessions() iter.Seq[*gwv1.SessionRecord] {
+	return list[*gwv1.SessionRecord](s.db.Txn(false), tableSessions, byID, nil)
+}
+
 // AccessSince returns the access changes after version, oldest first. ok is false if some of them are no longer kept,
 // or if version is of a future this state doesn't know; then changes is empty.
 func (s *State) AccessSince(version uint64) (changes []*gwv1.AccessChangeRecord, ok bool) {

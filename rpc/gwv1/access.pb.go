@@ -1695,6 +1695,568 @@ func (*DeleteJoinTokenResponse) Descriptor() ([]byte, []int) {
 	return file_gw_v1_access_proto_rawDescGZIP(), []int{29}
 }
 
+type User struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "viewer" reads, "operator" also saves, pushes and handles apps and tokens, "admin" does the rest.
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// What the role is limited to; none: every namespace.
+	Namespaces    []string               `protobuf:"bytes,3,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Sessions      uint32                 `protobuf:"varint,5,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *User) Reset() {
+	*x = User{}
+	mi := &file_gw_v1_access_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *User) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*User) ProtoMessage() {}
+
+func (x *User) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_access_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use User.ProtoReflect.Descriptor instead.
+func (*User) Descriptor() ([]byte, []int) {
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *User) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *User) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *User) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *User) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *User) GetSessions() uint32 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+type ListUsersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsersRequest) Reset() {
+	*x = ListUsersRequest{}
+	mi := &file_gw_v1_access_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsersRequest) ProtoMessage() {}
+
+func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_access_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
+func (*ListUsersRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{31}
+}
+
+type ListUsersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Users         []*User                `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsersResponse) Reset() {
+	*x = ListUsersResponse{}
+	mi := &file_gw_v1_access_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsersResponse) ProtoMessage() {}
+
+func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_access_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
+func (*ListUsersResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListUsersResponse) GetUsers() []*User {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+type CreateUserRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Role       string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	Namespaces []string               `protobuf:"bytes,3,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	// Empty: one is made.
+	Password      string `protobuf:"bytes,4,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateUserRequest) Reset() {
+	*x = CreateUserRequest{}
+	mi := &file_gw_v1_access_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateUserRequest) ProtoMessage() {}
+
+func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_access_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateUserRequest.ProtoReflect.Descriptor instead.
+func (*CreateUserRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CreateUserRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateUserRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *CreateUserRequest) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *CreateUserRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+type CreateUserResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// Set if it was made here.
+	Password      string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateUserResponse) Reset() {
+	*x = CreateUserResponse{}
+	mi := &file_gw_v1_access_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateUserResponse) ProtoMessage() {}
+
+func (x *CreateUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_access_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateUserResponse.ProtoReflect.Descriptor instead.
+func (*CreateUserResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *CreateUserResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *CreateUserResponse) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+type SetUserRoleRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	Namespaces    []string               `protobuf:"bytes,3,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetUserRoleRequest) Reset() {
+	*x = SetUserRoleRequest{}
+	mi := &file_gw_v1_access_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetUserRoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetUserRoleRequest) ProtoMessage() {}
+
+func (x *SetUserRoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_access_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetUserRoleRequest.ProtoReflect.Descriptor instead.
+func (*SetUserRoleRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SetUserRoleRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetUserRoleRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *SetUserRoleRequest) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+type SetUserRoleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          *User                  `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetUserRoleResponse) Reset() {
+	*x = SetUserRoleResponse{}
+	mi := &file_gw_v1_access_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetUserRoleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetUserRoleResponse) ProtoMessage() {}
+
+func (x *SetUserRoleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_access_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetUserRoleResponse.ProtoReflect.Descriptor instead.
+func (*SetUserRoleResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SetUserRoleResponse) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+type SetPasswordRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the caller.
+	Name     string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Password string `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	// Of the caller, for the caller's own.
+	CurrentPassword string `protobuf:"bytes,3,opt,name=current_password,json=currentPassword,proto3" json:"current_password,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SetPasswordRequest) Reset() {
+	*x = SetPasswordRequest{}
+	mi := &file_gw_v1_access_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPasswordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPasswordRequest) ProtoMessage() {}
+
+func (x *SetPasswordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_access_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPasswordRequest.ProtoReflect.Descriptor instead.
+func (*SetPasswordRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *SetPasswordRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetPasswordRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+func (x *SetPasswordRequest) GetCurrentPassword() string {
+	if x != nil {
+		return x.CurrentPassword
+	}
+	return ""
+}
+
+type SetPasswordResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPasswordResponse) Reset() {
+	*x = SetPasswordResponse{}
+	mi := &file_gw_v1_access_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPasswordResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPasswordResponse) ProtoMessage() {}
+
+func (x *SetPasswordResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_access_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPasswordResponse.ProtoReflect.Descriptor instead.
+func (*SetPasswordResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{38}
+}
+
+type DeleteUserRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteUserRequest) Reset() {
+	*x = DeleteUserRequest{}
+	mi := &file_gw_v1_access_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteUserRequest) ProtoMessage() {}
+
+func (x *DeleteUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_access_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteUserRequest.ProtoReflect.Descriptor instead.
+func (*DeleteUserRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *DeleteUserRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DeleteUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteUserResponse) Reset() {
+	*x = DeleteUserResponse{}
+	mi := &file_gw_v1_access_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteUserResponse) ProtoMessage() {}
+
+func (x *DeleteUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_access_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteUserResponse.ProtoReflect.Descriptor instead.
+func (*DeleteUserResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{40}
+}
+
 type SignInRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	User     string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
@@ -1707,7 +2269,7 @@ type SignInRequest struct {
 
 func (x *SignInRequest) Reset() {
 	*x = SignInRequest{}
-	mi := &file_gw_v1_access_proto_msgTypes[30]
+	mi := &file_gw_v1_access_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +2281,7 @@ func (x *SignInRequest) String() string {
 func (*SignInRequest) ProtoMessage() {}
 
 func (x *SignInRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_access_proto_msgTypes[30]
+	mi := &file_gw_v1_access_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +2294,7 @@ func (x *SignInRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignInRequest.ProtoReflect.Descriptor instead.
 func (*SignInRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_access_proto_rawDescGZIP(), []int{30}
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SignInRequest) GetUser() string {
@@ -1768,7 +2330,7 @@ type SignInResponse struct {
 
 func (x *SignInResponse) Reset() {
 	*x = SignInResponse{}
-	mi := &file_gw_v1_access_proto_msgTypes[31]
+	mi := &file_gw_v1_access_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2342,7 @@ func (x *SignInResponse) String() string {
 func (*SignInResponse) ProtoMessage() {}
 
 func (x *SignInResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_access_proto_msgTypes[31]
+	mi := &file_gw_v1_access_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2355,7 @@ func (x *SignInResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignInResponse.ProtoReflect.Descriptor instead.
 func (*SignInResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_access_proto_rawDescGZIP(), []int{31}
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SignInResponse) GetBearerToken() string {
@@ -1825,7 +2387,7 @@ type SignOutRequest struct {
 
 func (x *SignOutRequest) Reset() {
 	*x = SignOutRequest{}
-	mi := &file_gw_v1_access_proto_msgTypes[32]
+	mi := &file_gw_v1_access_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +2399,7 @@ func (x *SignOutRequest) String() string {
 func (*SignOutRequest) ProtoMessage() {}
 
 func (x *SignOutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_access_proto_msgTypes[32]
+	mi := &file_gw_v1_access_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +2412,7 @@ func (x *SignOutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignOutRequest.ProtoReflect.Descriptor instead.
 func (*SignOutRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_access_proto_rawDescGZIP(), []int{32}
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{43}
 }
 
 type SignOutResponse struct {
@@ -1861,7 +2423,7 @@ type SignOutResponse struct {
 
 func (x *SignOutResponse) Reset() {
 	*x = SignOutResponse{}
-	mi := &file_gw_v1_access_proto_msgTypes[33]
+	mi := &file_gw_v1_access_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2435,7 @@ func (x *SignOutResponse) String() string {
 func (*SignOutResponse) ProtoMessage() {}
 
 func (x *SignOutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_access_proto_msgTypes[33]
+	mi := &file_gw_v1_access_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2448,7 @@ func (x *SignOutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignOutResponse.ProtoReflect.Descriptor instead.
 func (*SignOutResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_access_proto_rawDescGZIP(), []int{33}
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{44}
 }
 
 type WhoAmIRequest struct {
@@ -1897,7 +2459,7 @@ type WhoAmIRequest struct {
 
 func (x *WhoAmIRequest) Reset() {
 	*x = WhoAmIRequest{}
-	mi := &file_gw_v1_access_proto_msgTypes[34]
+	mi := &file_gw_v1_access_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +2471,7 @@ func (x *WhoAmIRequest) String() string {
 func (*WhoAmIRequest) ProtoMessage() {}
 
 func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_access_proto_msgTypes[34]
+	mi := &file_gw_v1_access_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +2484,7 @@ func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
 func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_access_proto_rawDescGZIP(), []int{34}
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{45}
 }
 
 type WhoAmIResponse struct {
@@ -1938,7 +2500,7 @@ type WhoAmIResponse struct {
 
 func (x *WhoAmIResponse) Reset() {
 	*x = WhoAmIResponse{}
-	mi := &file_gw_v1_access_proto_msgTypes[35]
+	mi := &file_gw_v1_access_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2512,7 @@ func (x *WhoAmIResponse) String() string {
 func (*WhoAmIResponse) ProtoMessage() {}
 
 func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_access_proto_msgTypes[35]
+	mi := &file_gw_v1_access_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2525,7 @@ func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
 func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_access_proto_rawDescGZIP(), []int{35}
+	return file_gw_v1_access_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WhoAmIResponse) GetUser() string {
@@ -2119,7 +2681,47 @@ const file_gw_v1_access_proto_rawDesc = "" +
 	"joinTokens\"1\n" +
 	"\x16DeleteJoinTokenRequest\x12\x17\n" +
 	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\"\x19\n" +
-	"\x17DeleteJoinTokenResponse\"\x98\x01\n" +
+	"\x17DeleteJoinTokenResponse\"\xa5\x01\n" +
+	"\x04User\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x03 \x03(\tR\n" +
+	"namespaces\x129\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1a\n" +
+	"\bsessions\x18\x05 \x01(\rR\bsessions\"\x12\n" +
+	"\x10ListUsersRequest\"6\n" +
+	"\x11ListUsersResponse\x12!\n" +
+	"\x05users\x18\x01 \x03(\v2\v.gw.v1.UserR\x05users\"\x98\x02\n" +
+	"\x11CreateUserRequest\x12M\n" +
+	"\x04name\x18\x01 \x01(\tB9\xbaH6r422^[a-zA-Z0-9]([a-zA-Z0-9._@+-]{0,126}[a-zA-Z0-9])?$R\x04name\x122\n" +
+	"\x04role\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19R\x06viewerR\boperatorR\x05adminR\x04role\x12W\n" +
+	"\n" +
+	"namespaces\x18\x03 \x03(\tB7\xbaH4\x92\x011\x10\x80\x02\x18\x01\"*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\n" +
+	"namespaces\x12'\n" +
+	"\bpassword\x18\x04 \x01(\tB\v\xbaH\x05r\x03(\x80\b\x80\x01\x01R\bpassword\"V\n" +
+	"\x12CreateUserResponse\x12\x1f\n" +
+	"\x04user\x18\x01 \x01(\v2\v.gw.v1.UserR\x04user\x12\x1f\n" +
+	"\bpassword\x18\x02 \x01(\tB\x03\x80\x01\x01R\bpassword\"\xc1\x01\n" +
+	"\x12SetUserRoleRequest\x12\x1e\n" +
+	"\x04name\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x04name\x122\n" +
+	"\x04role\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19R\x06viewerR\boperatorR\x05adminR\x04role\x12W\n" +
+	"\n" +
+	"namespaces\x18\x03 \x03(\tB7\xbaH4\x92\x011\x10\x80\x02\x18\x01\"*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\n" +
+	"namespaces\"6\n" +
+	"\x13SetUserRoleResponse\x12\x1f\n" +
+	"\x04user\x18\x01 \x01(\v2\v.gw.v1.UserR\x04user\"\x93\x01\n" +
+	"\x12SetPasswordRequest\x12\x1c\n" +
+	"\x04name\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04name\x12'\n" +
+	"\bpassword\x18\x02 \x01(\tB\v\xbaH\x05r\x03(\x80\b\x80\x01\x01R\bpassword\x126\n" +
+	"\x10current_password\x18\x03 \x01(\tB\v\xbaH\x05r\x03(\x80\b\x80\x01\x01R\x0fcurrentPassword\"\x15\n" +
+	"\x13SetPasswordResponse\"3\n" +
+	"\x11DeleteUserRequest\x12\x1e\n" +
+	"\x04name\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x04name\"\x14\n" +
+	"\x12DeleteUserResponse\"\x98\x01\n" +
 	"\rSignInRequest\x12\x1e\n" +
 	"\x04user\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04user\x12)\n" +
@@ -2138,7 +2740,7 @@ const file_gw_v1_access_proto_rawDesc = "" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1e\n" +
 	"\n" +
 	"namespaces\x18\x03 \x03(\tR\n" +
-	"namespaces2\xde\b\n" +
+	"namespaces2\xb5\v\n" +
 	"\rAccessService\x12>\n" +
 	"\tCreateApp\x12\x17.gw.v1.CreateAppRequest\x1a\x18.gw.v1.CreateAppResponse\x12>\n" +
 	"\tUpdateApp\x12\x17.gw.v1.UpdateAppRequest\x1a\x18.gw.v1.UpdateAppResponse\x12@\n" +
@@ -2153,7 +2755,14 @@ const file_gw_v1_access_proto_rawDesc = "" +
 	"\fDeleteSecret\x12\x1a.gw.v1.DeleteSecretRequest\x1a\x1b.gw.v1.DeleteSecretResponse\x12P\n" +
 	"\x0fCreateJoinToken\x12\x1d.gw.v1.CreateJoinTokenRequest\x1a\x1e.gw.v1.CreateJoinTokenResponse\x12R\n" +
 	"\x0eListJoinTokens\x12\x1c.gw.v1.ListJoinTokensRequest\x1a\x1d.gw.v1.ListJoinTokensResponse\"\x03\x90\x02\x01\x12P\n" +
-	"\x0fDeleteJoinToken\x12\x1d.gw.v1.DeleteJoinTokenRequest\x1a\x1e.gw.v1.DeleteJoinTokenResponse\x125\n" +
+	"\x0fDeleteJoinToken\x12\x1d.gw.v1.DeleteJoinTokenRequest\x1a\x1e.gw.v1.DeleteJoinTokenResponse\x12C\n" +
+	"\tListUsers\x12\x17.gw.v1.ListUsersRequest\x1a\x18.gw.v1.ListUsersResponse\"\x03\x90\x02\x01\x12A\n" +
+	"\n" +
+	"CreateUser\x12\x18.gw.v1.CreateUserRequest\x1a\x19.gw.v1.CreateUserResponse\x12D\n" +
+	"\vSetUserRole\x12\x19.gw.v1.SetUserRoleRequest\x1a\x1a.gw.v1.SetUserRoleResponse\x12D\n" +
+	"\vSetPassword\x12\x19.gw.v1.SetPasswordRequest\x1a\x1a.gw.v1.SetPasswordResponse\x12A\n" +
+	"\n" +
+	"DeleteUser\x12\x18.gw.v1.DeleteUserRequest\x1a\x19.gw.v1.DeleteUserResponse\x125\n" +
 	"\x06SignIn\x12\x14.gw.v1.SignInRequest\x1a\x15.gw.v1.SignInResponse\x128\n" +
 	"\aSignOut\x12\x15.gw.v1.SignOutRequest\x1a\x16.gw.v1.SignOutResponse\x12:\n" +
 	"\x06WhoAmI\x12\x14.gw.v1.WhoAmIRequest\x1a\x15.gw.v1.WhoAmIResponse\"\x03\x90\x02\x01B_\n" +
@@ -2171,7 +2780,7 @@ func file_gw_v1_access_proto_rawDescGZIP() []byte {
 	return file_gw_v1_access_proto_rawDescData
 }
 
-var file_gw_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_gw_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_gw_v1_access_proto_goTypes = []any{
 	(*App)(nil),                     // 0: gw.v1.App
 	(*CreateAppRequest)(nil),        // 1: gw.v1.CreateAppRequest
@@ -2203,79 +2812,104 @@ var file_gw_v1_access_proto_goTypes = []any{
 	(*ListJoinTokensResponse)(nil),  // 27: gw.v1.ListJoinTokensResponse
 	(*DeleteJoinTokenRequest)(nil),  // 28: gw.v1.DeleteJoinTokenRequest
 	(*DeleteJoinTokenResponse)(nil), // 29: gw.v1.DeleteJoinTokenResponse
-	(*SignInRequest)(nil),           // 30: gw.v1.SignInRequest
-	(*SignInResponse)(nil),          // 31: gw.v1.SignInResponse
-	(*SignOutRequest)(nil),          // 32: gw.v1.SignOutRequest
-	(*SignOutResponse)(nil),         // 33: gw.v1.SignOutResponse
-	(*WhoAmIRequest)(nil),           // 34: gw.v1.WhoAmIRequest
-	(*WhoAmIResponse)(nil),          // 35: gw.v1.WhoAmIResponse
-	nil,                             // 36: gw.v1.JoinToken.LabelsEntry
-	nil,                             // 37: gw.v1.CreateJoinTokenRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 38: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 39: google.protobuf.Duration
+	(*User)(nil),                    // 30: gw.v1.User
+	(*ListUsersRequest)(nil),        // 31: gw.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),       // 32: gw.v1.ListUsersResponse
+	(*CreateUserRequest)(nil),       // 33: gw.v1.CreateUserRequest
+	(*CreateUserResponse)(nil),      // 34: gw.v1.CreateUserResponse
+	(*SetUserRoleRequest)(nil),      // 35: gw.v1.SetUserRoleRequest
+	(*SetUserRoleResponse)(nil),     // 36: gw.v1.SetUserRoleResponse
+	(*SetPasswordRequest)(nil),      // 37: gw.v1.SetPasswordRequest
+	(*SetPasswordResponse)(nil),     // 38: gw.v1.SetPasswordResponse
+	(*DeleteUserRequest)(nil),       // 39: gw.v1.DeleteUserRequest
+	(*DeleteUserResponse)(nil),      // 40: gw.v1.DeleteUserResponse
+	(*SignInRequest)(nil),           // 41: gw.v1.SignInRequest
+	(*SignInResponse)(nil),          // 42: gw.v1.SignInResponse
+	(*SignOutRequest)(nil),          // 43: gw.v1.SignOutRequest
+	(*SignOutResponse)(nil),         // 44: gw.v1.SignOutResponse
+	(*WhoAmIRequest)(nil),           // 45: gw.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),          // 46: gw.v1.WhoAmIResponse
+	nil,                             // 47: gw.v1.JoinToken.LabelsEntry
+	nil,                             // 48: gw.v1.CreateJoinTokenRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 49: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 50: google.protobuf.Duration
 }
 var file_gw_v1_access_proto_depIdxs = []int32{
-	38, // 0: gw.v1.App.created_at:type_name -> google.protobuf.Timestamp
+	49, // 0: gw.v1.App.created_at:type_name -> google.protobuf.Timestamp
 	0,  // 1: gw.v1.CreateAppRequest.app:type_name -> gw.v1.App
 	0,  // 2: gw.v1.CreateAppResponse.app:type_name -> gw.v1.App
 	0,  // 3: gw.v1.UpdateAppRequest.app:type_name -> gw.v1.App
 	0,  // 4: gw.v1.UpdateAppResponse.app:type_name -> gw.v1.App
 	0,  // 5: gw.v1.ListAppsResponse.apps:type_name -> gw.v1.App
-	38, // 6: gw.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	38, // 7: gw.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	39, // 8: gw.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	49, // 6: gw.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	49, // 7: gw.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	50, // 8: gw.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
 	9,  // 9: gw.v1.CreateTokenResponse.token:type_name -> gw.v1.Token
 	9,  // 10: gw.v1.ListTokensResponse.tokens:type_name -> gw.v1.Token
-	38, // 11: gw.v1.Secret.updated_at:type_name -> google.protobuf.Timestamp
+	49, // 11: gw.v1.Secret.updated_at:type_name -> google.protobuf.Timestamp
 	16, // 12: gw.v1.PutSecretResponse.secret:type_name -> gw.v1.Secret
 	16, // 13: gw.v1.ListSecretsResponse.secrets:type_name -> gw.v1.Secret
-	36, // 14: gw.v1.JoinToken.labels:type_name -> gw.v1.JoinToken.LabelsEntry
-	38, // 15: gw.v1.JoinToken.created_at:type_name -> google.protobuf.Timestamp
-	38, // 16: gw.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
-	37, // 17: gw.v1.CreateJoinTokenRequest.labels:type_name -> gw.v1.CreateJoinTokenRequest.LabelsEntry
-	39, // 18: gw.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
+	47, // 14: gw.v1.JoinToken.labels:type_name -> gw.v1.JoinToken.LabelsEntry
+	49, // 15: gw.v1.JoinToken.created_at:type_name -> google.protobuf.Timestamp
+	49, // 16: gw.v1.JoinToken.expires_at:type_name -> google.protobuf.Timestamp
+	48, // 17: gw.v1.CreateJoinTokenRequest.labels:type_name -> gw.v1.CreateJoinTokenRequest.LabelsEntry
+	50, // 18: gw.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
 	23, // 19: gw.v1.CreateJoinTokenResponse.join_token:type_name -> gw.v1.JoinToken
 	23, // 20: gw.v1.ListJoinTokensResponse.join_tokens:type_name -> gw.v1.JoinToken
-	39, // 21: gw.v1.SignInRequest.ttl:type_name -> google.protobuf.Duration
-	38, // 22: gw.v1.SignInResponse.expires_at:type_name -> google.protobuf.Timestamp
-	35, // 23: gw.v1.SignInResponse.who:type_name -> gw.v1.WhoAmIResponse
-	1,  // 24: gw.v1.AccessService.CreateApp:input_type -> gw.v1.CreateAppRequest
-	3,  // 25: gw.v1.AccessService.UpdateApp:input_type -> gw.v1.UpdateAppRequest
-	5,  // 26: gw.v1.AccessService.ListApps:input_type -> gw.v1.ListAppsRequest
-	7,  // 27: gw.v1.AccessService.DeleteApp:input_type -> gw.v1.DeleteAppRequest
-	10, // 28: gw.v1.AccessService.CreateToken:input_type -> gw.v1.CreateTokenRequest
-	12, // 29: gw.v1.AccessService.ListTokens:input_type -> gw.v1.ListTokensRequest
-	14, // 30: gw.v1.AccessService.RevokeToken:input_type -> gw.v1.RevokeTokenRequest
-	17, // 31: gw.v1.AccessService.PutSecret:input_type -> gw.v1.PutSecretRequest
-	19, // 32: gw.v1.AccessService.ListSecrets:input_type -> gw.v1.ListSecretsRequest
-	21, // 33: gw.v1.AccessService.DeleteSecret:input_type -> gw.v1.DeleteSecretRequest
-	24, // 34: gw.v1.AccessService.CreateJoinToken:input_type -> gw.v1.CreateJoinTokenRequest
-	26, // 35: gw.v1.AccessService.ListJoinTokens:input_type -> gw.v1.ListJoinTokensRequest
-	28, // 36: gw.v1.AccessService.DeleteJoinToken:input_type -> gw.v1.DeleteJoinTokenRequest
-	30, // 37: gw.v1.AccessService.SignIn:input_type -> gw.v1.SignInRequest
-	32, // 38: gw.v1.AccessService.SignOut:input_type -> gw.v1.SignOutRequest
-	34, // 39: gw.v1.AccessService.WhoAmI:input_type -> gw.v1.WhoAmIRequest
-	2,  // 40: gw.v1.AccessService.CreateApp:output_type -> gw.v1.CreateAppResponse
-	4,  // 41: gw.v1.AccessService.UpdateApp:output_type -> gw.v1.UpdateAppResponse
-	6,  // 42: gw.v1.AccessService.ListApps:output_type -> gw.v1.ListAppsResponse
-	8,  // 43: gw.v1.AccessService.DeleteApp:output_type -> gw.v1.DeleteAppResponse
-	11, // 44: gw.v1.AccessService.CreateToken:output_type -> gw.v1.CreateTokenResponse
-	13, // 45: gw.v1.AccessService.ListTokens:output_type -> gw.v1.ListTokensResponse
-	15, // 46: gw.v1.AccessService.RevokeToken:output_type -> gw.v1.RevokeTokenResponse
-	18, // 47: gw.v1.AccessService.PutSecret:output_type -> gw.v1.PutSecretResponse
-	20, // 48: gw.v1.AccessService.ListSecrets:output_type -> gw.v1.ListSecretsResponse
-	22, // 49: gw.v1.AccessService.DeleteSecret:output_type -> gw.v1.DeleteSecretResponse
-	25, // 50: gw.v1.AccessService.CreateJoinToken:output_type -> gw.v1.CreateJoinTokenResponse
-	27, // 51: gw.v1.AccessService.ListJoinTokens:output_type -> gw.v1.ListJoinTokensResponse
-	29, // 52: gw.v1.AccessService.DeleteJoinToken:output_type -> gw.v1.DeleteJoinTokenResponse
-	31, // 53: gw.v1.AccessService.SignIn:output_type -> gw.v1.SignInResponse
-	33, // 54: gw.v1.AccessService.SignOut:output_type -> gw.v1.SignOutResponse
-	35, // 55: gw.v1.AccessService.WhoAmI:output_type -> gw.v1.WhoAmIResponse
-	40, // [40:56] is the sub-list for method output_type
-	24, // [24:40] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	49, // 21: gw.v1.User.created_at:type_name -> google.protobuf.Timestamp
+	30, // 22: gw.v1.ListUsersResponse.users:type_name -> gw.v1.User
+	30, // 23: gw.v1.CreateUserResponse.user:type_name -> gw.v1.User
+	30, // 24: gw.v1.SetUserRoleResponse.user:type_name -> gw.v1.User
+	50, // 25: gw.v1.SignInRequest.ttl:type_name -> google.protobuf.Duration
+	49, // 26: gw.v1.SignInResponse.expires_at:type_name -> google.protobuf.Timestamp
+	46, // 27: gw.v1.SignInResponse.who:type_name -> gw.v1.WhoAmIResponse
+	1,  // 28: gw.v1.AccessService.CreateApp:input_type -> gw.v1.CreateAppRequest
+	3,  // 29: gw.v1.AccessService.UpdateApp:input_type -> gw.v1.UpdateAppRequest
+	5,  // 30: gw.v1.AccessService.ListApps:input_type -> gw.v1.ListAppsRequest
+	7,  // 31: gw.v1.AccessService.DeleteApp:input_type -> gw.v1.DeleteAppRequest
+	10, // 32: gw.v1.AccessService.CreateToken:input_type -> gw.v1.CreateTokenRequest
+	12, // 33: gw.v1.AccessService.ListTokens:input_type -> gw.v1.ListTokensRequest
+	14, // 34: gw.v1.AccessService.RevokeToken:input_type -> gw.v1.RevokeTokenRequest
+	17, // 35: gw.v1.AccessService.PutSecret:input_type -> gw.v1.PutSecretRequest
+	19, // 36: gw.v1.AccessService.ListSecrets:input_type -> gw.v1.ListSecretsRequest
+	21, // 37: gw.v1.AccessService.DeleteSecret:input_type -> gw.v1.DeleteSecretRequest
+	24, // 38: gw.v1.AccessService.CreateJoinToken:input_type -> gw.v1.CreateJoinTokenRequest
+	26, // 39: gw.v1.AccessService.ListJoinTokens:input_type -> gw.v1.ListJoinTokensRequest
+	28, // 40: gw.v1.AccessService.DeleteJoinToken:input_type -> gw.v1.DeleteJoinTokenRequest
+	31, // 41: gw.v1.AccessService.ListUsers:input_type -> gw.v1.ListUsersRequest
+	33, // 42: gw.v1.AccessService.CreateUser:input_type -> gw.v1.CreateUserRequest
+	35, // 43: gw.v1.AccessService.SetUserRole:input_type -> gw.v1.SetUserRoleRequest
+	37, // 44: gw.v1.AccessService.SetPassword:input_type -> gw.v1.SetPasswordRequest
+	39, // 45: gw.v1.AccessService.DeleteUser:input_type -> gw.v1.DeleteUserRequest
+	41, // 46: gw.v1.AccessService.SignIn:input_type -> gw.v1.SignInRequest
+	43, // 47: gw.v1.AccessService.SignOut:input_type -> gw.v1.SignOutRequest
+	45, // 48: gw.v1.AccessService.WhoAmI:input_type -> gw.v1.WhoAmIRequest
+	2,  // 49: gw.v1.AccessService.CreateApp:output_type -> gw.v1.CreateAppResponse
+	4,  // 50: gw.v1.AccessService.UpdateApp:output_type -> gw.v1.UpdateAppResponse
+	6,  // 51: gw.v1.AccessService.ListApps:output_type -> gw.v1.ListAppsResponse
+	8,  // 52: gw.v1.AccessService.DeleteApp:output_type -> gw.v1.DeleteAppResponse
+	11, // 53: gw.v1.AccessService.CreateToken:output_type -> gw.v1.CreateTokenResponse
+	13, // 54: gw.v1.AccessService.ListTokens:output_type -> gw.v1.ListTokensResponse
+	15, // 55: gw.v1.AccessService.RevokeToken:output_type -> gw.v1.RevokeTokenResponse
+	18, // 56: gw.v1.AccessService.PutSecret:output_type -> gw.v1.PutSecretResponse
+	20, // 57: gw.v1.AccessService.ListSecrets:output_type -> gw.v1.ListSecretsResponse
+	22, // 58: gw.v1.AccessService.DeleteSecret:output_type -> gw.v1.DeleteSecretResponse
+	25, // 59: gw.v1.AccessService.CreateJoinToken:output_type -> gw.v1.CreateJoinTokenResponse
+	27, // 60: gw.v1.AccessService.ListJoinTokens:output_type -> gw.v1.ListJoinTokensResponse
+	29, // 61: gw.v1.AccessService.DeleteJoinToken:output_type -> gw.v1.DeleteJoinTokenResponse
+	32, // 62: gw.v1.AccessService.ListUsers:output_type -> gw.v1.ListUsersResponse
+	34, // 63: gw.v1.AccessService.CreateUser:output_type -> gw.v1.CreateUserResponse
+	36, // 64: gw.v1.AccessService.SetUserRole:output_type -> gw.v1.SetUserRoleResponse
+	38, // 65: gw.v1.AccessService.SetPassword:output_type -> gw.v1.SetPasswordResponse
+	40, // 66: gw.v1.AccessService.DeleteUser:output_type -> gw.v1.DeleteUserResponse
+	42, // 67: gw.v1.AccessService.SignIn:output_type -> gw.v1.SignInResponse
+	44, // 68: gw.v1.AccessService.SignOut:output_type -> gw.v1.SignOutResponse
+	46, // 69: gw.v1.AccessService.WhoAmI:output_type -> gw.v1.WhoAmIResponse
+	49, // [49:70] is the sub-list for method output_type
+	28, // [28:49] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_access_proto_init() }
@@ -2289,7 +2923,7 @@ func file_gw_v1_access_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_access_proto_rawDesc), len(file_gw_v1_access_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2531,7 +2531,9 @@ type PutUserRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  *UserRecord            `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	// Refuse if it is there.
-	Create        bool `protobuf:"varint,2,opt,name=create,proto3" json:"create,omitempty"`
+	Create bool `protobuf:"varint,2,opt,name=create,proto3" json:"create,omitempty"`
+	// Refuse if it is not there. What the user leaves empty of role and password stays as it is.
+	Update        bool `protobuf:"varint,3,opt,name=update,proto3" json:"update,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2576,6 +2578,13 @@ func (x *PutUserRecord) GetUser() *UserRecord {
 func (x *PutUserRecord) GetCreate() bool {
 	if x != nil {
 		return x.Create
+	}
+	return false
+}
+
+func (x *PutUserRecord) GetUpdate() bool {
+	if x != nil {
+		return x.Update
 	}
 	return false
 }
@@ -5525,10 +5534,11 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x06remove\x18\x03 \x03(\tR\x06remove\x1a6\n" +
 	"\bSetEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"N\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"f\n" +
 	"\rPutUserRecord\x12%\n" +
 	"\x04user\x18\x01 \x01(\v2\x11.gw.v1.UserRecordR\x04user\x12\x16\n" +
-	"\x06create\x18\x02 \x01(\bR\x06create\"&\n" +
+	"\x06create\x18\x02 \x01(\bR\x06create\x12\x16\n" +
+	"\x06update\x18\x03 \x01(\bR\x06update\"&\n" +
 	"\x10DeleteUserRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"B\n" +
 	"\x10PutSessionRecord\x12.\n" +

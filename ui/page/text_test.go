@@ -39,7 +39,7 @@ func TestNumbersAndSizes(t *testing.T) {
 			t.Errorf("Number(%d) = %q, want %q", n, got, want)
 		}
 	}
-	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 18_432: "18.0 KiB", 64 << 20: "64.0 MiB"} {
+	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 18_432: "18.0 KiB", 64 << 20: "64.0 MiB", 31 << 30: "31.0 GiB", 5 << 40: "5.0 TiB"} {
 		if got := Size(n); got != want {
 			t.Errorf("Size(%d) = %q, want %q", n, got, want)
 		}

@@ -67,6 +67,20 @@ const (
 	// AccessServiceDeleteJoinTokenProcedure is the fully-qualified name of the AccessService's
 	// DeleteJoinToken RPC.
 	AccessServiceDeleteJoinTokenProcedure = "/gw.v1.AccessService/DeleteJoinToken"
+	// AccessServiceListUsersProcedure is the fully-qualified name of the AccessService's ListUsers RPC.
+	AccessServiceListUsersProcedure = "/gw.v1.AccessService/ListUsers"
+	// AccessServiceCreateUserProcedure is the fully-qualified name of the AccessService's CreateUser
+	// RPC.
+	AccessServiceCreateUserProcedure = "/gw.v1.AccessService/CreateUser"
+	// AccessServiceSetUserRoleProcedure is the fully-qualified name of the AccessService's SetUserRole
+	// RPC.
+	AccessServiceSetUserRoleProcedure = "/gw.v1.AccessService/SetUserRole"
+	// AccessServiceSetPasswordProcedure is the fully-qualified name of the AccessService's SetPassword
+	// RPC.
+	AccessServiceSetPasswordProcedure = "/gw.v1.AccessService/SetPassword"
+	// AccessServiceDeleteUserProcedure is the fully-qualified name of the AccessService's DeleteUser
+	// RPC.
+	AccessServiceDeleteUserProcedure = "/gw.v1.AccessService/DeleteUser"
 	// AccessServiceSignInProcedure is the fully-qualified name of the AccessService's SignIn RPC.
 	AccessServiceSignInProcedure = "/gw.v1.AccessService/SignIn"
 	// AccessServiceSignOutProcedure is the fully-qualified name of the AccessService's SignOut RPC.
@@ -98,6 +112,16 @@ type AccessServiceClient interface {
 	CreateJoinToken(context.Context, *gwv1.CreateJoinTokenRequest) (*gwv1.CreateJoinTokenResponse, error)
 	ListJoinTokens(context.Context, *gwv1.ListJoinTokensRequest) (*gwv1.ListJoinTokensResponse, error)
 	DeleteJoinToken(context.Context, *gwv1.DeleteJoinTokenRequest) (*gwv1.DeleteJoinTokenResponse, error)
+	// ListUsers lists who may sign in. Users are the matter of admins of every namespace.
+	ListUsers(context.Context, *gwv1.ListUsersRequest) (*gwv1.ListUsersResponse, error)
+	// CreateUser makes a user. Without a password, one is made; only this answer ever holds it.
+	CreateUser(context.Context, *gwv1.CreateUserRequest) (*gwv1.CreateUserResponse, error)
+	// SetUserRole changes what a user may do, from the next call on.
+	SetUserRole(context.Context, *gwv1.SetUserRoleRequest) (*gwv1.SetUserRoleResponse, error)
+	// SetPassword changes a password and ends all sessions of its user. One's own needs the current one.
+	SetPassword(context.Context, *gwv1.SetPasswordRequest) (*gwv1.SetPasswordResponse, error)
+	// DeleteUser deletes a user and ends all sessions of that name. The last admin of every namespace can't be deleted.
+	DeleteUser(context.Context, *gwv1.DeleteUserRequest) (*gwv1.DeleteUserResponse, error)
 	// SignIn exchanges a password for a bearer token. It needs no authorization.
 	SignIn(context.Context, *gwv1.SignInRequest) (*gwv1.SignInResponse, error)
 	// SignOut ends the bearer token the call is made with.
@@ -199,6 +223,37 @@ func NewAccessServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(accessServiceMethods.ByName("DeleteJoinToken")),
 			connect.WithClientOptions(opts...),
 		),
+		listUsers: connect.NewClient[gwv1.ListUsersRequest, gwv1.ListUsersResponse](
+			httpClient,
+			baseURL+AccessServiceListUsersProcedure,
+			connect.WithSchema(accessServiceMethods.ByName("ListUsers")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		createUser: connect.NewClient[gwv1.CreateUserRequest, gwv1.CreateUserResponse](
+			httpClient,
+			baseURL+AccessServiceCreateUserProcedure,
+			connect.WithSchema(accessServiceMethods.ByName("CreateUser")),
+			connect.WithClientOptions(opts...),
+		),
+		setUserRole: connect.NewClient[gwv1.SetUserRoleRequest, gwv1.SetUserRoleResponse](
+			httpClient,
+			baseURL+AccessServiceSetUserRoleProcedure,
+			connect.WithSchema(accessServiceMethods.ByName("SetUserRole")),
+			connect.WithClientOptions(opts...),
+		),
+		setPassword: connect.NewClient[gwv1.SetPasswordRequest, gwv1.SetPasswordResponse](
+			httpClient,
+			baseURL+AccessServiceSetPasswordProcedure,
+			connect.WithSchema(accessServiceMethods.ByName("SetPassword")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteUser: connect.NewClient[gwv1.DeleteUserRequest, gwv1.DeleteUserResponse](
+			httpClient,
+			baseURL+AccessServiceDeleteUserProcedure,
+			connect.WithSchema(accessServiceMethods.ByName("DeleteUser")),
+			connect.WithClientOptions(opts...),
+		),
 		signIn: connect.NewClient[gwv1.SignInRequest, gwv1.SignInResponse](
 			httpClient,
 			baseURL+AccessServiceSignInProcedure,
@@ -236,6 +291,11 @@ type accessServiceClient struct {
 	createJoinToken *connect.Client[gwv1.CreateJoinTokenRequest, gwv1.CreateJoinTokenResponse]
 	listJoinTokens  *connect.Client[gwv1.ListJoinTokensRequest, gwv1.ListJoinTokensResponse]
 	deleteJoinToken *connect.Client[gwv1.DeleteJoinTokenRequest, gwv1.DeleteJoinTokenResponse]
+	listUsers       *connect.Client[gwv1.ListUsersRequest, gwv1.ListUsersResponse]
+	createUser      *connect.Client[gwv1.CreateUserRequest, gwv1.CreateUserResponse]
+	setUserRole     *connect.Client[gwv1.SetUserRoleRequest, gwv1.SetUserRoleResponse]
+	setPassword     *connect.Client[gwv1.SetPasswordRequest, gwv1.SetPasswordResponse]
+	deleteUser      *connect.Client[gwv1.DeleteUserRequest, gwv1.DeleteUserResponse]
 	signIn          *connect.Client[gwv1.SignInRequest, gwv1.SignInResponse]
 	signOut         *connect.Client[gwv1.SignOutRequest, gwv1.SignOutResponse]
 	whoAmI          *connect.Client[gwv1.WhoAmIRequest, gwv1.WhoAmIResponse]
@@ -358,6 +418,51 @@ func (c *accessServiceClient) DeleteJoinToken(ctx context.Context, req *gwv1.Del
 	return nil, err
 }
 
+// ListUsers calls gw.v1.AccessService.ListUsers.
+func (c *accessServiceClient) ListUsers(ctx context.Context, req *gwv1.ListUsersRequest) (*gwv1.ListUsersResponse, error) {
+	response, err := c.listUsers.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// CreateUser calls gw.v1.AccessService.CreateUser.
+func (c *accessServiceClient) CreateUser(ctx context.Context, req *gwv1.CreateUserRequest) (*gwv1.CreateUserResponse, error) {
+	response, err := c.createUser.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetUserRole calls gw.v1.AccessService.SetUserRole.
+func (c *accessServiceClient) SetUserRole(ctx context.Context, req *gwv1.SetUserRoleRequest) (*gwv1.SetUserRoleResponse, error) {
+	response, err := c.setUserRole.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetPassword calls gw.v1.AccessService.SetPassword.
+func (c *accessServiceClient) SetPassword(ctx context.Context, req *gwv1.SetPasswordRequest) (*gwv1.SetPasswordResponse, error) {
+	response, err := c.setPassword.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DeleteUser calls gw.v1.AccessService.DeleteUser.
+func (c *accessServiceClient) DeleteUser(ctx context.Context, req *gwv1.DeleteUserRequest) (*gwv1.DeleteUserResponse, error) {
+	response, err := c.deleteUser.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // SignIn calls gw.v1.AccessService.SignIn.
 func (c *accessServiceClient) SignIn(ctx context.Context, req *gwv1.SignInRequest) (*gwv1.SignInResponse, error) {
 	response, err := c.signIn.CallUnary(ctx, connect.NewRequest(req))
@@ -408,6 +513,16 @@ type AccessServiceHandler interface {
 	CreateJoinToken(context.Context, *gwv1.CreateJoinTokenRequest) (*gwv1.CreateJoinTokenResponse, error)
 	ListJoinTokens(context.Context, *gwv1.ListJoinTokensRequest) (*gwv1.ListJoinTokensResponse, error)
 	DeleteJoinToken(context.Context, *gwv1.DeleteJoinTokenRequest) (*gwv1.DeleteJoinTokenResponse, error)
+	// ListUsers lists who may sign in. Users are the matter of admins of every namespace.
+	ListUsers(context.Context, *gwv1.ListUsersRequest) (*gwv1.ListUsersResponse, error)
+	// CreateUser makes a user. Without a password, one is made; only this answer ever holds it.
+	CreateUser(context.Context, *gwv1.CreateUserRequest) (*gwv1.CreateUserResponse, error)
+	// SetUserRole changes what a user may do, from the next call on.
+	SetUserRole(context.Context, *gwv1.SetUserRoleRequest) (*gwv1.SetUserRoleResponse, error)
+	// SetPassword changes a password and ends all sessions of its user. One's own needs the current one.
+	SetPassword(context.Context, *gwv1.SetPasswordRequest) (*gwv1.SetPasswordResponse, error)
+	// DeleteUser deletes a user and ends all sessions of that name. The last admin of every namespace can't be deleted.
+	DeleteUser(context.Context, *gwv1.DeleteUserRequest) (*gwv1.DeleteUserResponse, error)
 	// SignIn exchanges a password for a bearer token. It needs no authorization.
 	SignIn(context.Context, *gwv1.SignInRequest) (*gwv1.SignInResponse, error)
 	// SignOut ends the bearer token the call is made with.
@@ -505,6 +620,37 @@ func NewAccessServiceHandler(svc AccessServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(accessServiceMethods.ByName("DeleteJoinToken")),
 		connect.WithHandlerOptions(opts...),
 	)
+	accessServiceListUsersHandler := connect.NewUnaryHandlerSimple(
+		AccessServiceListUsersProcedure,
+		svc.ListUsers,
+		connect.WithSchema(accessServiceMethods.ByName("ListUsers")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	accessServiceCreateUserHandler := connect.NewUnaryHandlerSimple(
+		AccessServiceCreateUserProcedure,
+		svc.CreateUser,
+		connect.WithSchema(accessServiceMethods.ByName("CreateUser")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accessServiceSetUserRoleHandler := connect.NewUnaryHandlerSimple(
+		AccessServiceSetUserRoleProcedure,
+		svc.SetUserRole,
+		connect.WithSchema(accessServiceMethods.ByName("SetUserRole")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accessServiceSetPasswordHandler := connect.NewUnaryHandlerSimple(
+		AccessServiceSetPasswordProcedure,
+		svc.SetPassword,
+		connect.WithSchema(accessServiceMethods.ByName("SetPassword")),
+		connect.WithHandlerOptions(opts...),
+	)
+	accessServiceDeleteUserHandler := connect.NewUnaryHandlerSimple(
+		AccessServiceDeleteUserProcedure,
+		svc.DeleteUser,
+		connect.WithSchema(accessServiceMethods.ByName("DeleteUser")),
+		connect.WithHandlerOptions(opts...),
+	)
 	accessServiceSignInHandler := connect.NewUnaryHandlerSimple(
 		AccessServiceSignInProcedure,
 		svc.SignIn,
@@ -552,6 +698,16 @@ func NewAccessServiceHandler(svc AccessServiceHandler, opts ...connect.HandlerOp
 			accessServiceListJoinTokensHandler.ServeHTTP(w, r)
 		case AccessServiceDeleteJoinTokenProcedure:
 			accessServiceDeleteJoinTokenHandler.ServeHTTP(w, r)
+		case AccessServiceListUsersProcedure:
+			accessServiceListUsersHandler.ServeHTTP(w, r)
+		case AccessServiceCreateUserProcedure:
+			accessServiceCreateUserHandler.ServeHTTP(w, r)
+		case AccessServiceSetUserRoleProcedure:
+			accessServiceSetUserRoleHandler.ServeHTTP(w, r)
+		case AccessServiceSetPasswordProcedure:
+			accessServiceSetPasswordHandler.ServeHTTP(w, r)
+		case AccessServiceDeleteUserProcedure:
+			accessServiceDeleteUserHandler.ServeHTTP(w, r)
 		case AccessServiceSignInProcedure:
 			accessServiceSignInHandler.ServeHTTP(w, r)
 		case AccessServiceSignOutProcedure:
@@ -617,6 +773,26 @@ func (UnimplementedAccessServiceHandler) ListJoinTokens(context.Context, *gwv1.L
 
 func (UnimplementedAccessServiceHandler) DeleteJoinToken(context.Context, *gwv1.DeleteJoinTokenRequest) (*gwv1.DeleteJoinTokenResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.AccessService.DeleteJoinToken is not implemented"))
+}
+
+func (UnimplementedAccessServiceHandler) ListUsers(context.Context, *gwv1.ListUsersRequest) (*gwv1.ListUsersResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.AccessService.ListUsers is not implemented"))
+}
+
+func (UnimplementedAccessServiceHandler) CreateUser(context.Context, *gwv1.CreateUserRequest) (*gwv1.CreateUserResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.AccessService.CreateUser is not implemented"))
+}
+
+func (UnimplementedAccessServiceHandler) SetUserRole(context.Context, *gwv1.SetUserRoleRequest) (*gwv1.SetUserRoleResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.AccessService.SetUserRole is not implemented"))
+}
+
+func (UnimplementedAccessServiceHandler) SetPassword(context.Context, *gwv1.SetPasswordRequest) (*gwv1.SetPasswordResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.AccessService.SetPassword is not implemented"))
+}
+
+func (UnimplementedAccessServiceHandler) DeleteUser(context.Context, *gwv1.DeleteUserRequest) (*gwv1.DeleteUserResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.AccessService.DeleteUser is not implemented"))
 }
 
 func (UnimplementedAccessServiceHandler) SignIn(context.Context, *gwv1.SignInRequest) (*gwv1.SignInResponse, error) {
