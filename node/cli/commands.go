@@ -39,10 +39,12 @@ type Commands struct {
 	Tokens    Tokens     `cmd:"" group:"access" help:"Credentials of apps."`
 	Secrets   Secrets    `cmd:"" group:"access" help:"Vendor keys and upstream credentials."`
 	JoinToken JoinTokens `cmd:"" name:"join-token" group:"access" help:"What edges and hubs enrol with."`
+	Users     Users      `cmd:"" group:"access" help:"Who may sign in, and what they may do."`
 
 	Cluster Cluster `cmd:"" group:"cluster" help:"Show the hubs, remove one, hand over, or recover."`
 	Backup  Backup  `cmd:"" group:"cluster" help:"Save the whole state to a file, or check such a file."`
 	Restore Restore `cmd:"" group:"cluster" help:"Replace the whole state by a backup's."`
+	Audit   Audit   `cmd:"" group:"cluster" help:"Show who changed what."`
 
 	Version Version `cmd:"" group:"session" help:"Show the version of this binary."`
 }

@@ -40,6 +40,7 @@ type hub struct {
 	fleet    gwv1connect.FleetServiceClient
 	access   gwv1connect.AccessServiceClient
 	cluster  gwv1connect.ClusterServiceClient
+	audit    gwv1connect.AuditServiceClient
 	// upload is for streams from here, which hear a refusal before their end only over HTTP/2.
 	upload gwv1connect.ClusterServiceClient
 	caller *caller
@@ -135,6 +136,7 @@ func (c *Context) dial(to *url.URL, token, pin string) (*hub, error) {
 		fleet:    gwv1connect.NewFleetServiceClient(client, base, options...),
 		access:   gwv1connect.NewAccessServiceClient(client, base, options...),
 		cluster:  gwv1connect.NewClusterServiceClient(client, base, options...),
+		audit:    gwv1connect.NewAuditServiceClient(client, base, options...),
 		upload:   gwv1connect.NewClusterServiceClient(clientOf(uploads), base, options...),
 		caller:   k,
 	}, nil

@@ -35,6 +35,7 @@ type fakeHub struct {
 	gwv1connect.UnimplementedFleetServiceHandler
 	gwv1connect.UnimplementedAccessServiceHandler
 	gwv1connect.UnimplementedClusterServiceHandler
+	gwv1connect.UnimplementedAuditServiceHandler
 
 	mu       sync.Mutex
 	log      []string
@@ -77,6 +78,7 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mux.Handle(gwv1connect.NewReleaseServiceHandler(h, options))
 	mux.Handle(gwv1connect.NewFleetServiceHandler(h, options))
 	mux.Handle(gwv1connect.NewAccessServiceHandler(h, options))
+	mux.Handle(gwv1connect.NewAuditServiceHandler(h, options))
 	mux.Handle(gwv1connect.NewClusterServiceHandler(h, options))
 	if path.Base(r.URL.Path) == "Restore" && r.ProtoMajor != 2 {
 		http.Error(w, "Restore was called over "+r.Proto, http.StatusHTTPVersionNotSupported)
@@ -469,6 +471,57 @@ func (h *fakeHub) ListNamespaces(context.Context, *gwv1.ListNamespacesRequest) (
 		{Name: "default", Edges: 3, Resources: 2, Release: 41, ReleasedChecksum: "abababab00", ExpectedChecksum: "cdcdcdcd00"},
 		{Name: "staging", Edges: 0, Resources: 1, Release: 40, ReleasedChecksum: "abababab00", ExpectedChecksum: "abababab00"},
 	}}, nil
+}
+
+func (h *fakeHub) ListUsers(context.Context, *gwv1.ListUsersRequest) (*gwv1.ListUsersResponse, error) {
+	return &gwv1.ListUsersResponse{Users: []*gwv1.User{
+		{Name: "ada", Role: "admin", Sessions: 2, CreatedAt: timestamppb.New(now.Add(-time.Hour))},
+		{Name: "lin", Role: "operator", Namespaces: []string{"eu", "us"}, CreatedAt: timestamppb.New(now.Add(-time.Minute))},
+	}}, nil
+}
+
+func (h *fakeHub) CreateUser(_ context.Context, req *gwv1.CreateUserRequest) (*gwv1.CreateUserResponse, error) {
+	res := &gwv1.CreateUserResponse{User: &gwv1.User{Name: req.Name, Role: req.Role, Namespaces: req.Namespaces}}
+	if req.Password == "" {
+		res.Password = "MADEPASSWORD"
+	}
+	return res, nil
+}
+
+func (h *fakeHub) SetUserRole(_ context.Context, req *gwv1.SetUserRoleRequest) (*gwv1.SetUserRoleResponse, error) {
+	return &gwv1.SetUserRoleResponse{User: &gwv1.User{Name: req.Name, Role: req.Role, Namespaces: req.Namespaces}}, nil
+}
+
+func (h *fakeHub) SetPassword(context.Context, *gwv1.SetPasswordRequest) (*gwv1.SetPasswordResponse, error) {
+	return new(gwv1.SetPasswordResponse), nil
+}
+
+func (h *fakeHub) DeleteUser(_ context.Context, req *gwv1.DeleteUserRequest) (*gwv1.DeleteUserResponse, error) {
+	if req.Name == "ada" {
+		return nil, refusal(connect.CodeFailedPrecondition, "last_admin", "ada is the last admin of every namespace; make another one first")
+	}
+	return new(gwv1.DeleteUserResponse), nil
+}
+
+// ListAudit has three entries, and gives at most two of them at a time.
+func (h *fakeHub) ListAudit(_ context.Context, req *gwv1.ListAuditRequest) (*gwv1.ListAuditResponse, error) {
+	all := []*gwv1.AuditEntry{
+		{Index: 30, Actor: "ada", ActorAddress: "10.0.0.9", Action: "revoke_edge", Object: "edge/e1", Namespace: "eu"},
+		{Index: 20, Actor: "lin", Action: "push", Object: "push/7"},
+		{Index: 10, Actor: "edge/e1", Action: "enroll_edge", Object: "edge/e1", Namespace: "eu"},
+	}
+	res := &gwv1.ListAuditResponse{Oldest: timestamppb.New(now.Add(-time.Hour))}
+	for _, e := range all {
+		e.At = timestamppb.New(now.Add(-time.Duration(40-e.Index) * time.Minute))
+		switch {
+		case req.Before != 0 && e.Index >= req.Before, req.Actor != "" && e.Actor != req.Actor:
+		case len(res.Entries) < min(2, int(req.PageSize)):
+			res.Entries = append(res.Entries, e)
+		default:
+			res.NextBefore = res.Entries[len(res.Entries)-1].Index
+		}
+	}
+	return res, nil
 }
 
 func (h *fakeHub) CreateApp(_ context.Context, req *gwv1.CreateAppRequest) (*gwv1.CreateAppResponse, error) {
