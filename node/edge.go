@@ -42,6 +42,7 @@ type EdgeConfig struct {
 	OpsListen      string            `default:"127.0.0.1:9090" placeholder:"ADDR" help:"Address of /livez, /readyz and /metrics; \"off\" for none."`
 	OfflineGrace   time.Duration     `default:"24h" help:"How long a known token is served past its last validation while no hub answers; 0: not at all."`
 	TokenTTL       time.Duration     `default:"5m" help:"How long a token is served before a hub is asked again."`
+	UnknownTokens  int               `name:"unknown-tokens-per-minute" default:"120" placeholder:"N" help:"How many unknown tokens of one address hubs are asked about; 0: no bound. Valid tokens don't count."`
 	MaxRequestBody int64             `default:"67108864" placeholder:"BYTES" help:"The largest request body forwarded."`
 	Metadata       map[string]string `mapsep:"," placeholder:"KEY=VALUE" help:"Shown beside the edge in the console."`
 	AccessLog      string            `default:"-" placeholder:"FILE" help:"Where requests are logged as JSON lines: a file, \"-\" for standard output, \"off\"."`
@@ -80,7 +81,10 @@ type edge struct {
 	uplink    *uplink.Uplink
 	release   *releaseLoader
 
-	draining atomic.Bool // the process is about to end
+	began       time.Time
+	connections atomic.Int64 // of callers
+	space       func(dir string) (free, total uint64, err error)
+	draining    atomic.Bool // the process is about to end
 
 	callers *server // nil: off
 	tls     *server // nil: off
@@ -93,7 +97,7 @@ func openEdge(ctx context.Context, c EdgeConfig, stdout io.Writer, log *slog.Log
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	e = &edge{config: c, log: log, metrics: prometheus.NewRegistry()}
+	e = &edge{config: c, log: log, metrics: prometheus.NewRegistry(), began: time.Now(), space: diskSpace}
 	defer func() {
 		if err != nil {
 			e.close()
@@ -134,12 +138,13 @@ func (e *edge) checkJoin() error {
 
 func (e *edge) buildGateway() {
 	e.tokens = uplink.NewTokens(uplink.TokensConfig{
-		Store:        e.store,
-		TTL:          e.config.TokenTTL,
-		OfflineGrace: e.config.OfflineGrace,
-		OnRevoke:     e.cutStreams,
-		Now:          e.config.Now,
-		Logger:       e.log.With("room", "uplink"),
+		Store:            e.store,
+		TTL:              e.config.TokenTTL,
+		OfflineGrace:     e.config.OfflineGrace,
+		OnRevoke:         e.cutStreams,
+		UnknownPerMinute: e.config.UnknownTokens,
+		Now:              e.config.Now,
+		Logger:           e.log.With("room", "uplink"),
 	}, func(a *gwv1.ValidateTokenResponse) *gateway.App {
 		return gateway.NewApp(a.AppId, a.App, a.TokenId, a.Targets, a.Policies)
 	})
@@ -177,6 +182,7 @@ func (e *edge) buildUplink() (err error) {
 		Loaded:    e.release.loaded,
 		SecretsOf: secretsOf,
 		Health:    e.health,
+		Vitals:    e.vitals,
 		Version:   Version(),
 		Build:     Build(),
 		Metadata:  e.metadata(),
@@ -238,6 +244,8 @@ func (e *edge) openListeners() (err error) {
 			return err
 		}
 	}
+	countConnections(e.callers, &e.connections)
+	countConnections(e.tls, &e.connections)
 	if e.callers == nil && e.tls == nil {
 		return usage("the edge serves nobody: give --listen or --tls-listen")
 	}
@@ -343,17 +351,20 @@ func (e *edge) close() {
 // authenticator lets the gateway ask the token cache, whose errors it translates.
 type authenticator struct{ tokens *uplink.Tokens[*gateway.App] }
 
-func (a authenticator) Authenticate(ctx context.Context, hash [32]byte) (*gateway.App, error) {
-	app, err := a.tokens.Authenticate(ctx, hash)
+func (a authenticator) Authenticate(ctx context.Context, hash [32]byte, client string) (*gateway.App, error) {
+	app, err := a.tokens.Authenticate(ctx, hash, client)
 	if err == nil {
 		return app, nil
 	}
 	var unavailable *uplink.Unavailable
+	var throttled *uplink.Throttled
 	switch {
 	case errors.Is(err, uplink.ErrUnknownToken):
 		return nil, gateway.ErrUnknownToken
 	case errors.As(err, &unavailable):
 		return nil, &gateway.Unavailable{RetryAfter: unavailable.RetryAfter}
+	case errors.As(err, &throttled):
+		return nil, &gateway.Throttled{RetryAfter: throttled.RetryAfter}
 	}
 	return nil, err
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"sync"
 
-
 	"gw/rpc/gwv1/gwv1connect"
 )
 

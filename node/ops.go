@@ -74,6 +74,7 @@ func (e *edge) health() uplink.Health {
 	if since, ok := e.tokens.Grace(); ok {
 		reasons = append(reasons, "no hub answers since "+since.UTC().Format(time.RFC3339)+": known tokens are served on the offline grace")
 	}
+	reasons = append(reasons, e.ailments()...)
 	if len(reasons) > 0 {
 		return uplink.Health{State: gwv1.Health_HEALTH_DEGRADED, Reason: strings.Join(reasons, "; ")}
 	}

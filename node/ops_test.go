@@ -3,6 +3,7 @@ package node
 import (
 	"io"
 	"log/slog"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -44,16 +45,34 @@ func TestHealthTellsOfTheGraceOnlyWhileItServes(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := openTestEdge(t, dir)
-	if _, err := e.tokens.Authenticate(t.Context(), stranger); err == nil {
+	if _, err := e.tokens.Authenticate(t.Context(), stranger, ""); err == nil {
 		t.Fatal("a token nobody knows was granted")
 	}
 	if h := e.health(); h.State != gwv1.Health_HEALTH_OK {
 		t.Errorf("one question without an answer: got %v, %q", h.State, h.Reason)
 	}
-	if _, err := e.tokens.Authenticate(t.Context(), known); err != nil {
+	if _, err := e.tokens.Authenticate(t.Context(), known, ""); err != nil {
 		t.Fatal(err)
 	}
 	if h := e.health(); h.State != gwv1.Health_HEALTH_DEGRADED || !strings.Contains(h.Reason, "offline grace") {
 		t.Errorf("a token is served on the grace: got %v, %q", h.State, h.Reason)
+	}
+}
+
+func TestHealthTellsOfAFullDisk(t *testing.T) {
+	e := openTestEdge(t, t.TempDir())
+	e.space = func(string) (free, total uint64, err error) { return 100 << 20, 1 << 40, nil }
+	if h := e.health(); h.State != gwv1.Health_HEALTH_DEGRADED || !strings.Contains(h.Reason, "100 MiB are free") {
+		t.Errorf("got %v, %q", h.State, h.Reason)
+	}
+}
+
+func TestVitalsSayWhatTheProcessHolds(t *testing.T) {
+	v := openTestEdge(t, t.TempDir()).vitals()
+	if v.CpuSecondsTotal <= 0 || v.Cpus == 0 || v.Goroutines == 0 || v.DiskTotalBytes < v.DiskFreeBytes || v.DiskTotalBytes == 0 {
+		t.Errorf("got %v", v)
+	}
+	if runtime.GOOS == "linux" && v.RssBytes < 1<<20 {
+		t.Errorf("%d bytes are resident", v.RssBytes)
 	}
 }

@@ -45,10 +45,11 @@ func (g grants) has(ref string) bool {
 
 // Authenticator knows tokens.
 type Authenticator interface {
-	// Authenticate returns the app a token belongs to, given the SHA-256 of the credential. The error is ErrUnknownToken
-	// if there is no such token (any more), or *Unavailable if that can't be decided now; it blocks until one of the
-	// three is known or ctx ends.
-	Authenticate(ctx context.Context, hash [32]byte) (*App, error)
+	// Authenticate returns the app a token belongs to, given the SHA-256 of the credential and the address, host:port, of
+	// who shows it. The error is ErrUnknownToken if there is no such token (any more), *Unavailable if that can't be
+	// decided now, or *Throttled if it is not looked into because of who asks; it blocks until one of these is known or
+	// ctx ends.
+	Authenticate(ctx context.Context, hash [32]byte, client string) (*App, error)
 }
 
 // ErrUnknownToken says that a token doesn't exist, has expired or was revoked.
@@ -63,4 +64,15 @@ type Unavailable struct {
 // Error returns what happened and when to come back.
 func (u *Unavailable) Error() string {
 	return fmt.Sprintf("token can't be validated now, retry in %v", u.RetryAfter)
+}
+
+// Throttled says that a token is not looked into because too many unknown ones came from the same client.
+type Throttled struct {
+	// RetryAfter is when the next one is; less than a second counts as one.
+	RetryAfter time.Duration
+}
+
+// Error returns what happened and when to come back.
+func (t *Throttled) Error() string {
+	return fmt.Sprintf("too many unknown tokens, retry in %v", t.RetryAfter)
 }

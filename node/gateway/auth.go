@@ -26,7 +26,7 @@ func (x *exchange) authenticate() *refusal {
 	}
 	x.cuts = x.g.streams.cuts.Load()
 	hash := identity.HashCredential(token)
-	app, err := x.g.auth.Authenticate(x.r.Context(), hash)
+	app, err := x.g.auth.Authenticate(x.r.Context(), hash, x.r.RemoteAddr)
 	if err != nil || app == nil {
 		return x.unauthenticated(err)
 	}
@@ -51,12 +51,17 @@ func tokenIn(header, value string) string {
 
 func (x *exchange) unauthenticated(err error) *refusal {
 	var unavailable *Unavailable
+	var throttled *Throttled
 	switch {
 	case err == nil || errors.Is(err, ErrUnknownToken):
 		return badToken
 	case errors.As(err, &unavailable):
 		r := *tokenUnchecked
 		r.retryAfter = max(r.retryAfter, unavailable.RetryAfter)
+		return &r
+	case errors.As(err, &throttled):
+		r := *tooManyUnknown
+		r.retryAfter = max(r.retryAfter, throttled.RetryAfter)
 		return &r
 	case x.r.Context().Err() != nil:
 		return clientGone

@@ -48,6 +48,7 @@ type exchange struct {
 	wroteHeader    bool
 	answered       bool // the upstream did
 	upstreamFailed bool
+	lasting        bool // it was among the streams
 	scan           llm.Scanner
 
 	cancel context.CancelCauseFunc
@@ -82,6 +83,7 @@ const (
 // finish accounts for the exchange on every way out.
 func (x *exchange) finish() {
 	end := x.g.now()
+	x.g.vitals.count(x, end.Sub(x.start))
 	x.record(end.Sub(x.start).Seconds())
 	x.log(end)
 	if x.bodyMemory > 0 {

@@ -63,6 +63,8 @@ type Gateway struct {
 
 	serving  atomic.Pointer[serving]
 	inFlight atomic.Int64
+	vitals   vitals
+	failures failures
 	draining atomic.Bool
 	idle     chan struct{} // capacity 1: nothing was in flight while draining
 

@@ -62,7 +62,7 @@ type tokens struct {
 	fail  error
 }
 
-func (a *tokens) Authenticate(_ context.Context, hash [32]byte) (*App, error) {
+func (a *tokens) Authenticate(_ context.Context, hash [32]byte, _ string) (*App, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked++

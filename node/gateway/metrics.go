@@ -3,6 +3,7 @@ package gateway
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -25,6 +26,7 @@ type targetMetrics struct {
 	requests      [6]prometheus.Counter // by the first digit of the status
 	duration      prometheus.Observer
 	upstreamError prometheus.Counter
+	total, failed atomic.Uint64 // the same as numbers: requests, and those whose upstream failed
 	// Of LLMs only.
 	prompt, completion prometheus.Counter
 	reported, absent   prometheus.Counter
@@ -125,7 +127,9 @@ func (x *exchange) record(seconds float64) {
 	tm := x.series
 	tm.requests[min(max(x.status/100, 1), 5)].Inc()
 	tm.duration.Observe(seconds)
+	tm.total.Add(1)
 	if x.upstreamFailed {
+		tm.failed.Add(1)
 		tm.upstreamError.Inc()
 	}
 	if tm.reported == nil || !x.answered {

@@ -27,6 +27,7 @@ const (
 	classRequest    = "invalid_request_error"
 	classPermission = "permission_error"
 	classServer     = "server_error"
+	classRate       = "rate_limit_error"
 )
 
 const statusClientGone = 499 // only in logs and metrics: nobody is there to read it
@@ -48,6 +49,8 @@ var (
 		message: "The token is unknown, has expired or was revoked."}
 	tokenUnchecked = &refusal{status: http.StatusServiceUnavailable, class: classServer, code: "token_unchecked", retryAfter: time.Second,
 		message: "The token can't be checked at the moment."}
+	tooManyUnknown = &refusal{status: http.StatusTooManyRequests, class: classRate, code: "rate_limit_exceeded", retryAfter: time.Second,
+		message: "Too many unknown tokens came from your address, so this one is not checked now. It says nothing about the token."}
 	forbidden = &refusal{status: http.StatusForbidden, class: classPermission, code: "target_not_allowed",
 		message: "The token's app may not call this."}
 	policyMissing = &refusal{status: http.StatusServiceUnavailable, class: classServer, code: "policy_not_loaded", retryAfter: 2 * time.Second,

@@ -27,6 +27,12 @@ func (s *streams) add(x *exchange) bool {
 	return true
 }
 
+func (s *streams) len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.running)
+}
+
 func (s *streams) remove(x *exchange) {
 	s.mu.Lock()
 	delete(s.running, x)
@@ -56,9 +62,10 @@ func (s *streams) cutAll() {
 
 // lasts enters the exchange among the streams, after its token was checked again if need be.
 func (x *exchange) lasts() *refusal {
+	x.lasting = true
 	for !x.g.streams.add(x) {
 		x.cuts = x.g.streams.cuts.Load()
-		app, err := x.g.auth.Authenticate(x.r.Context(), x.hash)
+		app, err := x.g.auth.Authenticate(x.r.Context(), x.hash, x.r.RemoteAddr)
 		if err != nil || app == nil {
 			return x.unauthenticated(err)
 		}

@@ -58,6 +58,9 @@ func (u *Uplink) heartbeat(ctx context.Context, cred *credentials) (*gwv1.Heartb
 		h := u.c.Health()
 		request.Health, request.HealthReason = h.State, clip(h.Reason, 1024)
 	}
+	if u.c.Vitals != nil {
+		request.Vitals = u.c.Vitals()
+	}
 	if u.c.Addresses != nil {
 		request.Addresses = u.c.Addresses()
 	}

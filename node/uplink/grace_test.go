@@ -27,7 +27,7 @@ func (b *bench) overtaken(f func()) (string, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		grant, err := b.tokens.Authenticate(context.Background(), alice)
+		grant, err := b.tokens.Authenticate(context.Background(), alice, "")
 		done <- result{grant, err}
 	}()
 	synctest.Wait()

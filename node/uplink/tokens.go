@@ -25,6 +25,17 @@ func (e *Unavailable) Error() string {
 	return fmt.Sprintf("no hub could be asked about the token; try again in %s", e.RetryAfter)
 }
 
+// Throttled means that a token is not looked into, because too many unknown ones were shown by the same client or by all.
+// It says nothing about the token.
+type Throttled struct {
+	// RetryAfter is when the next one is.
+	RetryAfter time.Duration
+}
+
+func (e *Throttled) Error() string {
+	return fmt.Sprintf("too many unknown tokens were shown; try again in %s", e.RetryAfter)
+}
+
 const (
 	// DefaultOfflineGrace is how long an answer outlives its TTL while no hub answers, unless settings say otherwise.
 	DefaultOfflineGrace = 24 * time.Hour
@@ -64,6 +75,9 @@ type TokensConfig struct {
 	// OnRevoke is told which tokens and apps ended, right after they stopped being accepted, so that streams can be cut.
 	// It is called from Tokens' callers and must not block or call Tokens. May be nil.
 	OnRevoke func(Revocation)
+	// UnknownPerMinute bounds the unknown tokens of one client that hubs are asked about; the client is its IPv4 address or
+	// its IPv6 /64. Valid tokens don't count. 0 means no bound.
+	UnknownPerMinute int
 	// Capacity bounds the valid tokens kept; the least recently used go first. 0 means 100,000.
 	Capacity int
 	// Logger: nil means slog.Default().
@@ -112,6 +126,7 @@ type Tokens[G any] struct {
 
 	hub     atomic.Pointer[validator]
 	contact contact
+	budget  *budget
 	shards  [shards]shard[G]
 	flights atomic.Int64  // under way
 	resets  atomic.Uint64 // counts resets; an answer from before one is worth nothing
@@ -175,6 +190,7 @@ func NewTokens[G any](c TokensConfig, grant func(*gwv1.ValidateTokenResponse) G)
 		t.c.Capacity = defaultCapacity
 	}
 	t.limit = max(1, t.c.Capacity/shards)
+	t.budget = newBudget(c.UnknownPerMinute, t.now().UnixNano())
 	if t.ttl = int64(c.TTL); t.ttl <= 0 {
 		t.ttl = int64(PositiveTTL)
 	}
@@ -201,19 +217,27 @@ func (t *Tokens[G]) Close() error {
 	return nil
 }
 
-// Authenticate returns the grant of the token with this SHA-256. Errors: ErrUnknownToken, *Unavailable, or ctx's. It
-// blocks only when a hub must be asked, for about two seconds, and as long again if a change overtook the question.
-func (t *Tokens[G]) Authenticate(ctx context.Context, hash [32]byte) (G, error) {
+// Authenticate returns the grant of the token with this SHA-256, which a client at an address, host:port, has shown.
+// Errors: ErrUnknownToken, *Unavailable, *Throttled, or ctx's. It blocks only when a hub must be asked, for about two
+// seconds, and as long again if a change overtook the question.
+func (t *Tokens[G]) Authenticate(ctx context.Context, hash [32]byte, client string) (G, error) {
 	var none G
 	s := &t.shards[hash[0]%shards]
-	for range 3 { // once, and again with the answer; a third time if that was overtaken by a change
+	asked := false // this call had a hub asked
+	for range 3 {  // once, and again with the answer; a third time if that was overtaken by a change
 		now := t.now().UnixNano()
 		s.mu.RLock()
 		e := s.known[hash]
 		s.mu.RUnlock()
 		if e == nil {
 			if s.refused(hash, now) {
+				if asked {
+					t.budget.charge(client, now)
+				}
 				return none, ErrUnknownToken
+			}
+			if wait := t.budget.wait(client, now); wait > 0 && !s.inFlight(hash) {
+				return none, &Throttled{RetryAfter: wait}
 			}
 		} else {
 			if e.expired(now) {
@@ -228,7 +252,8 @@ func (t *Tokens[G]) Authenticate(ctx context.Context, hash [32]byte) (G, error) 
 				return e.grant, nil
 			}
 		}
-		err := t.ask(ctx, s, hash)
+		began, err := t.ask(ctx, s, hash)
+		asked = asked || began
 		if err == nil {
 			continue
 		}
@@ -310,27 +335,35 @@ func (t *Tokens[G]) following() bool {
 	return hub != nil && (*hub).isFollowing()
 }
 
-// ask has a hub asked about a token, or waits for the answer to a question under way. nil: the cache knows it now.
-func (t *Tokens[G]) ask(ctx context.Context, s *shard[G], hash [32]byte) error {
-	f, err := t.startFlight(s, hash)
+// ask has a hub asked about a token, which it reports as began, or waits for the answer to a question under way. nil: the
+// cache knows it now.
+func (t *Tokens[G]) ask(ctx context.Context, s *shard[G], hash [32]byte) (began bool, _ error) {
+	f, began, err := t.startFlight(s, hash)
 	if err != nil {
-		return err
+		return false, err
 	}
 	select {
 	case <-f.done:
-		return f.err
+		return began, f.err
 	case <-ctx.Done():
-		return ctx.Err()
+		return began, ctx.Err()
 	}
 }
 
-// startFlight returns the question under way about a token, starting one if there is none and a hub may be there. Errors:
-// errNoHub, errBusy.
-func (t *Tokens[G]) startFlight(s *shard[G], hash [32]byte) (*flight, error) {
+// inFlight reports whether a question about a token is under way.
+func (s *shard[G]) inFlight(hash [32]byte) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.flights[hash] != nil
+}
+
+// startFlight returns the question under way about a token, or begins one if there is none and a hub may be there.
+// Errors: errNoHub, errBusy.
+func (t *Tokens[G]) startFlight(s *shard[G], hash [32]byte) (_ *flight, began bool, _ error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f, ok := s.flights[hash]; ok {
-		return f, nil
+		return f, false, nil
 	}
 	hub := t.hub.Load()
 	limit := int64(maxStrangers)
@@ -338,28 +371,28 @@ func (t *Tokens[G]) startFlight(s *shard[G], hash [32]byte) (*flight, error) {
 		limit = maxFlights
 	}
 	if hub == nil {
-		return nil, errNoHub
+		return nil, false, errNoHub
 	}
 	if t.flights.Load() >= limit {
 		if (*hub).isFollowing() || !t.contact.offline() {
-			return nil, errBusy
+			return nil, false, errBusy
 		}
-		return nil, errNoHub
+		return nil, false, errNoHub
 	}
 	timeout, ok := t.contact.admit(t.now().UnixNano(), (*hub).isFollowing())
 	if !ok {
-		return nil, errNoHub
+		return nil, false, errNoHub
 	}
 	t.lifeMu.Lock()
 	defer t.lifeMu.Unlock()
 	if t.closed {
-		return nil, errNoHub
+		return nil, false, errNoHub
 	}
 	f := &flight{done: make(chan struct{})}
 	s.flights[hash] = f
 	t.flights.Add(1)
 	t.wg.Go(func() { t.fly(*hub, s, hash, f, timeout) })
-	return f, nil
+	return f, true, nil
 }
 
 // fly asks until an answer is not out of date, a few times.

@@ -124,21 +124,21 @@ var alice, bob = [32]byte{1}, [32]byte{2}
 
 func (b *bench) wantGrant(hash [32]byte, want string) {
 	b.t.Helper()
-	if got, err := b.tokens.Authenticate(context.Background(), hash); err != nil || got != want {
+	if got, err := b.tokens.Authenticate(context.Background(), hash, ""); err != nil || got != want {
 		b.t.Errorf("got %q, %v, want %q", got, err, want)
 	}
 }
 
 func (b *bench) wantUnknown(hash [32]byte) {
 	b.t.Helper()
-	if got, err := b.tokens.Authenticate(context.Background(), hash); !errors.Is(err, ErrUnknownToken) {
+	if got, err := b.tokens.Authenticate(context.Background(), hash, ""); !errors.Is(err, ErrUnknownToken) {
 		b.t.Errorf("got %q, %v, want ErrUnknownToken", got, err)
 	}
 }
 
 func (b *bench) wantUnavailable(hash [32]byte) {
 	b.t.Helper()
-	got, err := b.tokens.Authenticate(context.Background(), hash)
+	got, err := b.tokens.Authenticate(context.Background(), hash, "")
 	var u *Unavailable
 	if !errors.As(err, &u) || errors.Is(err, ErrUnknownToken) {
 		b.t.Errorf("got %q, %v, want *Unavailable", got, err)
@@ -184,7 +184,7 @@ func TestKnownTokenCostsNoAllocation(t *testing.T) {
 	b.hub.says(valid("app", 1))
 	b.wantGrant(alice, "app")
 	ctx := context.Background()
-	if n := testing.AllocsPerRun(1000, func() { b.tokens.Authenticate(ctx, alice) }); n > 0 {
+	if n := testing.AllocsPerRun(1000, func() { b.tokens.Authenticate(ctx, alice, "") }); n > 0 {
 		t.Errorf("got %v allocations per request, want none", n)
 	}
 }
@@ -212,7 +212,7 @@ func TestRequestThatIsGivenUpDoesNotWait(t *testing.T) {
 		b.hub.isSilent()
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer cancel()
-		if _, err := b.tokens.Authenticate(ctx, alice); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := b.tokens.Authenticate(ctx, alice, ""); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -424,7 +424,7 @@ func (b *bench) whileAsking(answer *gwv1.ValidateTokenResponse, then *gwv1.Valid
 	}
 	done := make(chan result)
 	go func() {
-		grant, err := b.tokens.Authenticate(context.Background(), alice)
+		grant, err := b.tokens.Authenticate(context.Background(), alice, "")
 		done <- result{grant, err}
 	}()
 	synctest.Wait()
@@ -612,7 +612,7 @@ func TestTokensUnderChange(t *testing.T) {
 					return
 				default:
 				}
-				_, err := b.tokens.Authenticate(context.Background(), [32]byte{byte(i), byte(w)})
+				_, err := b.tokens.Authenticate(context.Background(), [32]byte{byte(i), byte(w)}, "")
 				var u *Unavailable
 				if err != nil && !errors.Is(err, ErrUnknownToken) && !errors.As(err, &u) {
 					t.Errorf("got %v", err)
@@ -640,12 +640,12 @@ func BenchmarkAuthenticateKnown(b *testing.B) {
 	tokens.bind(hub)
 	ctx := context.Background()
 	for i := range byte(200) {
-		tokens.Authenticate(ctx, [32]byte{i})
+		tokens.Authenticate(ctx, [32]byte{i}, "")
 	}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for i := byte(0); pb.Next(); i++ {
-			if _, err := tokens.Authenticate(ctx, [32]byte{i % 200}); err != nil {
+			if _, err := tokens.Authenticate(ctx, [32]byte{i % 200}, ""); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -63,6 +63,8 @@ type Config struct {
 	SecretsOf func(r Release) ([]string, error)
 	// Health says how the edge is; nil: always OK. It doesn't block.
 	Health func() Health
+	// Vitals says what the process does, at every heartbeat. Nil: nothing is said.
+	Vitals func() *gwv1.Vitals
 	// Version, Build, Metadata and Addresses are shown beside the edge. Addresses may be nil.
 	Version, Build string
 	Metadata       map[string]string

@@ -509,7 +509,7 @@ func TestRevocationReachesTheTokenCache(t *testing.T) {
 	e.config.Tokens = tokens
 	stop := e.start()
 	receive(t, "a heartbeat", h.beats, anyOf[*gwv1.HeartbeatRequest])
-	if got, err := tokens.Authenticate(t.Context(), hash); err != nil || got != "app" {
+	if got, err := tokens.Authenticate(t.Context(), hash, ""); err != nil || got != "app" {
 		t.Fatalf("got %q, %v", got, err)
 	}
 	h.do(func() {
@@ -521,7 +521,7 @@ func TestRevocationReachesTheTokenCache(t *testing.T) {
 	if !r.Covers(hash, "") {
 		t.Errorf("got %v", r)
 	}
-	if _, err := tokens.Authenticate(t.Context(), hash); !errors.Is(err, ErrUnknownToken) {
+	if _, err := tokens.Authenticate(t.Context(), hash, ""); !errors.Is(err, ErrUnknownToken) {
 		t.Errorf("got %v, want ErrUnknownToken", err)
 	}
 	deadline := time.Now().Add(patience)

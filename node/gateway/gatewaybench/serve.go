@@ -104,7 +104,7 @@ func (b *buffers) Put(p []byte) { b.pool.Put((*[32 << 10]byte)(p)) }
 // oneToken is an Authenticator that knows one token.
 type oneToken struct{ apps sync.Map }
 
-func (o *oneToken) Authenticate(_ context.Context, hash [32]byte) (*gateway.App, error) {
+func (o *oneToken) Authenticate(_ context.Context, hash [32]byte, _ string) (*gateway.App, error) {
 	if app, ok := o.apps.Load(hash); ok {
 		return app.(*gateway.App), nil
 	}
