@@ -183,6 +183,14 @@ func (x *change) run() *gwv1.Refusal {
 		return x.labelEdge(b.LabelEdge)
 	case *gwv1.Command_DeleteUser:
 		return x.deleteUser(b.DeleteUser)
+	case *gwv1.Command_SettlePayloads:
+		return x.settlePayloads(b.SettlePayloads)
+	case *gwv1.Command_ChangePluginKv:
+		return x.changePluginKV(b.ChangePluginKv)
+	case *gwv1.Command_OrderDeadLetters:
+		return x.orderDeadLetters(b.OrderDeadLetters)
+	case *gwv1.Command_ResolveDeadLetters:
+		return x.resolveDeadLetters(b.ResolveDeadLetters)
 	}
 	return invalid("a command without a meaning") // a body that was added here but not above: the tests see it
 }
@@ -267,6 +275,7 @@ func (x *change) forgetOld() {
 	}) {
 		x.forgetRevocation(r)
 	}
+	x.forgetPlugins()
 }
 
 func (x *change) olderThan(at int64, d time.Duration) bool { return x.at-at > int64(d) }

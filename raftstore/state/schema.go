@@ -12,25 +12,30 @@ import (
 
 // Names of tables and of their indexes; "id" is memdb's word for the primary one.
 const (
-	tableResources   = "resources"
-	tableApps        = "apps"
-	tableTokens      = "tokens"
-	tableSecrets     = "secrets"
-	tableJoinTokens  = "join_tokens"
-	tableEdges       = "edges"
-	tableUsers       = "users"
-	tableSessions    = "sessions"
-	tableAccess      = "access_changes"
-	tableAudit       = "audit"
-	tableIdempotency = "idempotency"
-	tableStaged      = "staged_blobs"
-	tableReleases    = "releases"
-	tableHubs        = "hubs"
-	tablePushes      = "pushes"
-	tablePushEdges   = "push_edges"
-	tableFreezes     = "freezes"
-	tableTimelines   = "timelines"
-	tableRevocations = "revocations"
+	tableResources     = "resources"
+	tableApps          = "apps"
+	tableTokens        = "tokens"
+	tableSecrets       = "secrets"
+	tableJoinTokens    = "join_tokens"
+	tableEdges         = "edges"
+	tableUsers         = "users"
+	tableSessions      = "sessions"
+	tableAccess        = "access_changes"
+	tableAudit         = "audit"
+	tableIdempotency   = "idempotency"
+	tableStaged        = "staged_blobs"
+	tableReleases      = "releases"
+	tableHubs          = "hubs"
+	tablePushes        = "pushes"
+	tablePushEdges     = "push_edges"
+	tableFreezes       = "freezes"
+	tableTimelines     = "timelines"
+	tableRevocations   = "revocations"
+	tablePluginKV      = "plugin_kv"
+	tablePluginSizes   = "plugin_kv_sizes"
+	tablePluginMarks   = "plugin_marks"
+	tablePluginTallies = "plugin_tallies"
+	tableDeadLetters   = "dead_letters"
 
 	byID        = "id"
 	byUID       = "uid"
@@ -40,6 +45,7 @@ const (
 	byNamespace = "namespace"
 	byTime      = "time"
 	byIndex     = "index"
+	byEdge      = "edge"
 )
 
 // table is one kind of record the state keeps: how it is found, and how it stands in a snapshot.
@@ -100,6 +106,20 @@ var tables = []table{
 	{tableRevocations, 21, indexes(
 		unique(byID, func(r *gwv1.RevocationRecord) []byte { return []byte(r.EdgeId) }),
 		many(byTime, func(r *gwv1.RevocationRecord) []byte { return timeKey(r.At) })), decodeAs[*gwv1.RevocationRecord](validRevocation)},
+	{tablePluginKV, 23, indexes(
+		unique(byID, func(r *gwv1.PluginKVRecord) []byte { return pluginKVKey(r.PluginId, r.Key) }),
+		multi(byTime, expiryOfKV)), decodeAs[*gwv1.PluginKVRecord](validPluginKV)},
+	{tablePluginSizes, 24, indexes(
+		unique(byID, func(r *gwv1.PluginKVSizeRecord) []byte { return pluginKey(r.PluginId) })), decodeAs[*gwv1.PluginKVSizeRecord](validPluginSize)},
+	{tablePluginMarks, 25, indexes(
+		unique(byID, func(r *gwv1.PluginMarkRecord) []byte { return markKey(r.StoreId, r.PluginId) }),
+		many(byTime, func(r *gwv1.PluginMarkRecord) []byte { return append(timeKey(r.At), markKey(r.StoreId, r.PluginId)...) })), decodeAs[*gwv1.PluginMarkRecord](validPluginMark)},
+	{tablePluginTallies, 26, indexes(
+		unique(byID, func(r *gwv1.PluginTallyRecord) []byte { return pluginKey(r.PluginId) })), decodeAs[*gwv1.PluginTallyRecord](validPluginTally)},
+	{tableDeadLetters, 27, indexes(
+		unique(byID, func(r *gwv1.DeadLetterRecord) []byte { return []byte(r.Id) }),
+		many(byTime, func(r *gwv1.DeadLetterRecord) []byte { return append(timeKey(r.At), r.Id...) }),
+		multi(byEdge, orderedEdge)), decodeAs[*gwv1.DeadLetterRecord](validDeadLetter)},
 }
 
 func schema() *memdb.DBSchema {

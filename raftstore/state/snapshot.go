@@ -450,5 +450,11 @@ func count(tx *memdb.Txn) (t totals) {
 	for r := range list[*gwv1.StagedBlob](tx, tableStaged, byID, nil) {
 		t.stagedBytes += len(r.Spec)
 	}
+	for r := range list[*gwv1.PluginKVRecord](tx, tablePluginKV, byID, nil) {
+		t.pluginKVBytes += int(kvBytes(r))
+	}
+	for range list[*gwv1.DeadLetterRecord](tx, tableDeadLetters, byID, nil) {
+		t.deadLetters++
+	}
 	return t
 }

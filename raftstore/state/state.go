@@ -32,6 +32,8 @@ type totals struct {
 	idempotencyKeys  int
 	idempotencyBytes int
 	stagedBytes      int
+	pluginKVBytes    int
+	deadLetters      int
 }
 
 // New returns the state before the first log entry.

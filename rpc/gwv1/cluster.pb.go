@@ -1085,6 +1085,8 @@ type DescribeResponse struct {
 	BeaconDigest  []byte               `protobuf:"bytes,11,opt,name=beacon_digest,json=beaconDigest,proto3" json:"beacon_digest,omitempty"`
 	FeatureLevel  uint32               `protobuf:"varint,12,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	LeaderContact *durationpb.Duration `protobuf:"bytes,13,opt,name=leader_contact,json=leaderContact,proto3" json:"leader_contact,omitempty"`
+	// The hub plugins that are configured, as they are here.
+	Plugins       []*PluginProcess `protobuf:"bytes,15,rep,name=plugins,proto3" json:"plugins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1210,6 +1212,13 @@ func (x *DescribeResponse) GetLeaderContact() *durationpb.Duration {
 	return nil
 }
 
+func (x *DescribeResponse) GetPlugins() []*PluginProcess {
+	if x != nil {
+		return x.Plugins
+	}
+	return nil
+}
+
 type VerdictRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	BeaconIndex   uint64                 `protobuf:"varint,1,opt,name=beacon_index,json=beaconIndex,proto3" json:"beacon_index,omitempty"`
@@ -1302,7 +1311,7 @@ var File_gw_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_gw_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x13gw/v1/cluster.proto\x12\x05gw.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x02\n" +
+	"\x13gw/v1/cluster.proto\x12\x05gw.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12gw/v1/plugin.proto\"\xbd\x02\n" +
 	"\tHubStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\"\n" +
@@ -1372,7 +1381,7 @@ const file_gw_v1_cluster_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\aversion\"7\n" +
 	"\x0eAddHubResponse\x12%\n" +
 	"\x04hubs\x18\x01 \x03(\v2\x11.gw.v1.HubAddressR\x04hubs\"\x11\n" +
-	"\x0fDescribeRequest\"\xcd\x03\n" +
+	"\x0fDescribeRequest\"\xfd\x03\n" +
 	"\x10DescribeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12#\n" +
@@ -1387,7 +1396,8 @@ const file_gw_v1_cluster_proto_rawDesc = "" +
 	" \x01(\x04R\vbeaconIndex\x12#\n" +
 	"\rbeacon_digest\x18\v \x01(\fR\fbeaconDigest\x12#\n" +
 	"\rfeature_level\x18\f \x01(\rR\ffeatureLevel\x12@\n" +
-	"\x0eleader_contact\x18\r \x01(\v2\x19.google.protobuf.DurationR\rleaderContact\"T\n" +
+	"\x0eleader_contact\x18\r \x01(\v2\x19.google.protobuf.DurationR\rleaderContact\x12.\n" +
+	"\aplugins\x18\x0f \x03(\v2\x14.gw.v1.PluginProcessR\aplugins\"T\n" +
 	"\x0eVerdictRequest\x12!\n" +
 	"\fbeacon_index\x18\x01 \x01(\x04R\vbeaconIndex\x12\x1f\n" +
 	"\x06digest\x18\x02 \x01(\fB\a\xbaH\x04z\x02h R\x06digest\"\x11\n" +
@@ -1450,6 +1460,7 @@ var file_gw_v1_cluster_proto_goTypes = []any{
 	(*VerdictResponse)(nil),            // 20: gw.v1.VerdictResponse
 	(*timestamppb.Timestamp)(nil),      // 21: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
+	(*PluginProcess)(nil),              // 23: gw.v1.PluginProcess
 }
 var file_gw_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: gw.v1.HubStatus.role:type_name -> gw.v1.HubRole
@@ -1459,29 +1470,30 @@ var file_gw_v1_cluster_proto_depIdxs = []int32{
 	14, // 4: gw.v1.AddHubResponse.hubs:type_name -> gw.v1.HubAddress
 	14, // 5: gw.v1.DescribeResponse.hubs:type_name -> gw.v1.HubAddress
 	22, // 6: gw.v1.DescribeResponse.leader_contact:type_name -> google.protobuf.Duration
-	2,  // 7: gw.v1.ClusterService.GetClusterStatus:input_type -> gw.v1.GetClusterStatusRequest
-	4,  // 8: gw.v1.ClusterService.RemoveHub:input_type -> gw.v1.RemoveHubRequest
-	6,  // 9: gw.v1.ClusterService.TransferLeadership:input_type -> gw.v1.TransferLeadershipRequest
-	8,  // 10: gw.v1.ClusterService.Backup:input_type -> gw.v1.BackupRequest
-	10, // 11: gw.v1.ClusterService.Restore:input_type -> gw.v1.RestoreRequest
-	12, // 12: gw.v1.HubService.Join:input_type -> gw.v1.JoinRequest
-	15, // 13: gw.v1.HubService.AddHub:input_type -> gw.v1.AddHubRequest
-	17, // 14: gw.v1.HubService.Describe:input_type -> gw.v1.DescribeRequest
-	19, // 15: gw.v1.HubService.Verdict:input_type -> gw.v1.VerdictRequest
-	3,  // 16: gw.v1.ClusterService.GetClusterStatus:output_type -> gw.v1.GetClusterStatusResponse
-	5,  // 17: gw.v1.ClusterService.RemoveHub:output_type -> gw.v1.RemoveHubResponse
-	7,  // 18: gw.v1.ClusterService.TransferLeadership:output_type -> gw.v1.TransferLeadershipResponse
-	9,  // 19: gw.v1.ClusterService.Backup:output_type -> gw.v1.BackupResponse
-	11, // 20: gw.v1.ClusterService.Restore:output_type -> gw.v1.RestoreResponse
-	13, // 21: gw.v1.HubService.Join:output_type -> gw.v1.JoinResponse
-	16, // 22: gw.v1.HubService.AddHub:output_type -> gw.v1.AddHubResponse
-	18, // 23: gw.v1.HubService.Describe:output_type -> gw.v1.DescribeResponse
-	20, // 24: gw.v1.HubService.Verdict:output_type -> gw.v1.VerdictResponse
-	16, // [16:25] is the sub-list for method output_type
-	7,  // [7:16] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	23, // 7: gw.v1.DescribeResponse.plugins:type_name -> gw.v1.PluginProcess
+	2,  // 8: gw.v1.ClusterService.GetClusterStatus:input_type -> gw.v1.GetClusterStatusRequest
+	4,  // 9: gw.v1.ClusterService.RemoveHub:input_type -> gw.v1.RemoveHubRequest
+	6,  // 10: gw.v1.ClusterService.TransferLeadership:input_type -> gw.v1.TransferLeadershipRequest
+	8,  // 11: gw.v1.ClusterService.Backup:input_type -> gw.v1.BackupRequest
+	10, // 12: gw.v1.ClusterService.Restore:input_type -> gw.v1.RestoreRequest
+	12, // 13: gw.v1.HubService.Join:input_type -> gw.v1.JoinRequest
+	15, // 14: gw.v1.HubService.AddHub:input_type -> gw.v1.AddHubRequest
+	17, // 15: gw.v1.HubService.Describe:input_type -> gw.v1.DescribeRequest
+	19, // 16: gw.v1.HubService.Verdict:input_type -> gw.v1.VerdictRequest
+	3,  // 17: gw.v1.ClusterService.GetClusterStatus:output_type -> gw.v1.GetClusterStatusResponse
+	5,  // 18: gw.v1.ClusterService.RemoveHub:output_type -> gw.v1.RemoveHubResponse
+	7,  // 19: gw.v1.ClusterService.TransferLeadership:output_type -> gw.v1.TransferLeadershipResponse
+	9,  // 20: gw.v1.ClusterService.Backup:output_type -> gw.v1.BackupResponse
+	11, // 21: gw.v1.ClusterService.Restore:output_type -> gw.v1.RestoreResponse
+	13, // 22: gw.v1.HubService.Join:output_type -> gw.v1.JoinResponse
+	16, // 23: gw.v1.HubService.AddHub:output_type -> gw.v1.AddHubResponse
+	18, // 24: gw.v1.HubService.Describe:output_type -> gw.v1.DescribeResponse
+	20, // 25: gw.v1.HubService.Verdict:output_type -> gw.v1.VerdictResponse
+	17, // [17:26] is the sub-list for method output_type
+	8,  // [8:17] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_cluster_proto_init() }
@@ -1489,6 +1501,7 @@ func file_gw_v1_cluster_proto_init() {
 	if File_gw_v1_cluster_proto != nil {
 		return
 	}
+	file_gw_v1_plugin_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

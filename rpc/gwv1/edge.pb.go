@@ -24,6 +24,114 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type PayloadResult int32
+
+const (
+	PayloadResult_PAYLOAD_RESULT_UNSPECIFIED PayloadResult = 0
+	// A plugin handled it; what it wrote is committed.
+	PayloadResult_PAYLOAD_RESULT_HANDLED PayloadResult = 1
+	// It was settled before.
+	PayloadResult_PAYLOAD_RESULT_REPEATED PayloadResult = 2
+	// Nobody took it: the edge keeps it as a dead letter.
+	PayloadResult_PAYLOAD_RESULT_DEAD_LETTER PayloadResult = 3
+	// It is to be sent again later, and so are those of the same plugin that follow.
+	PayloadResult_PAYLOAD_RESULT_RETRY PayloadResult = 4
+)
+
+// Enum value maps for PayloadResult.
+var (
+	PayloadResult_name = map[int32]string{
+		0: "PAYLOAD_RESULT_UNSPECIFIED",
+		1: "PAYLOAD_RESULT_HANDLED",
+		2: "PAYLOAD_RESULT_REPEATED",
+		3: "PAYLOAD_RESULT_DEAD_LETTER",
+		4: "PAYLOAD_RESULT_RETRY",
+	}
+	PayloadResult_value = map[string]int32{
+		"PAYLOAD_RESULT_UNSPECIFIED": 0,
+		"PAYLOAD_RESULT_HANDLED":     1,
+		"PAYLOAD_RESULT_REPEATED":    2,
+		"PAYLOAD_RESULT_DEAD_LETTER": 3,
+		"PAYLOAD_RESULT_RETRY":       4,
+	}
+)
+
+func (x PayloadResult) Enum() *PayloadResult {
+	p := new(PayloadResult)
+	*p = x
+	return p
+}
+
+func (x PayloadResult) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PayloadResult) Descriptor() protoreflect.EnumDescriptor {
+	return file_gw_v1_edge_proto_enumTypes[0].Descriptor()
+}
+
+func (PayloadResult) Type() protoreflect.EnumType {
+	return &file_gw_v1_edge_proto_enumTypes[0]
+}
+
+func (x PayloadResult) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PayloadResult.Descriptor instead.
+func (PayloadResult) EnumDescriptor() ([]byte, []int) {
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{0}
+}
+
+type DeadLetterAction int32
+
+const (
+	DeadLetterAction_DEAD_LETTER_ACTION_UNSPECIFIED DeadLetterAction = 0
+	DeadLetterAction_DEAD_LETTER_ACTION_REDELIVER   DeadLetterAction = 1
+	DeadLetterAction_DEAD_LETTER_ACTION_DROP        DeadLetterAction = 2
+)
+
+// Enum value maps for DeadLetterAction.
+var (
+	DeadLetterAction_name = map[int32]string{
+		0: "DEAD_LETTER_ACTION_UNSPECIFIED",
+		1: "DEAD_LETTER_ACTION_REDELIVER",
+		2: "DEAD_LETTER_ACTION_DROP",
+	}
+	DeadLetterAction_value = map[string]int32{
+		"DEAD_LETTER_ACTION_UNSPECIFIED": 0,
+		"DEAD_LETTER_ACTION_REDELIVER":   1,
+		"DEAD_LETTER_ACTION_DROP":        2,
+	}
+)
+
+func (x DeadLetterAction) Enum() *DeadLetterAction {
+	p := new(DeadLetterAction)
+	*p = x
+	return p
+}
+
+func (x DeadLetterAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DeadLetterAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_gw_v1_edge_proto_enumTypes[1].Descriptor()
+}
+
+func (DeadLetterAction) Type() protoreflect.EnumType {
+	return &file_gw_v1_edge_proto_enumTypes[1]
+}
+
+func (x DeadLetterAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DeadLetterAction.Descriptor instead.
+func (DeadLetterAction) EnumDescriptor() ([]byte, []int) {
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{1}
+}
+
 type EnrollRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The join token's ID and secret, without the pin.
@@ -300,7 +408,10 @@ type HeartbeatRequest struct {
 	// Where it serves: "http://10.0.0.5:8080".
 	Addresses []string `protobuf:"bytes,14,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// What the process is doing. Absent: it doesn't say.
-	Vitals        *Vitals `protobuf:"bytes,16,opt,name=vitals,proto3" json:"vitals,omitempty"`
+	Vitals *Vitals `protobuf:"bytes,16,opt,name=vitals,proto3" json:"vitals,omitempty"`
+	// Its plugins, and what they have in the spool.
+	Plugins       []*PluginProcess `protobuf:"bytes,25,rep,name=plugins,proto3" json:"plugins,omitempty"`
+	Queues        []*PluginQueue   `protobuf:"bytes,26,rep,name=queues,proto3" json:"queues,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -436,6 +547,20 @@ func (x *HeartbeatRequest) GetAddresses() []string {
 func (x *HeartbeatRequest) GetVitals() *Vitals {
 	if x != nil {
 		return x.Vitals
+	}
+	return nil
+}
+
+func (x *HeartbeatRequest) GetPlugins() []*PluginProcess {
+	if x != nil {
+		return x.Plugins
+	}
+	return nil
+}
+
+func (x *HeartbeatRequest) GetQueues() []*PluginQueue {
+	if x != nil {
+		return x.Queues
 	}
 	return nil
 }
@@ -1942,11 +2067,458 @@ func (*GoodbyeResponse) Descriptor() ([]byte, []int) {
 	return file_gw_v1_edge_proto_rawDescGZIP(), []int{27}
 }
 
+type SendPluginControlBatchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 4 MiB with their texts. Those of one plugin and store stand in the order of their sequence.
+	Payloads []*PluginPayload `protobuf:"bytes,1,rep,name=payloads,proto3" json:"payloads,omitempty"`
+	// What the edge has numbered so far, asked with the first batch on a connection.
+	Marks []*PluginMark `protobuf:"bytes,2,rep,name=marks,proto3" json:"marks,omitempty"`
+	// What became of dead letters the hub ordered something about.
+	Answers       []*DeadLetterAnswer `protobuf:"bytes,3,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendPluginControlBatchRequest) Reset() {
+	*x = SendPluginControlBatchRequest{}
+	mi := &file_gw_v1_edge_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendPluginControlBatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendPluginControlBatchRequest) ProtoMessage() {}
+
+func (x *SendPluginControlBatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_edge_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendPluginControlBatchRequest.ProtoReflect.Descriptor instead.
+func (*SendPluginControlBatchRequest) Descriptor() ([]byte, []int) {
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SendPluginControlBatchRequest) GetPayloads() []*PluginPayload {
+	if x != nil {
+		return x.Payloads
+	}
+	return nil
+}
+
+func (x *SendPluginControlBatchRequest) GetMarks() []*PluginMark {
+	if x != nil {
+		return x.Marks
+	}
+	return nil
+}
+
+func (x *SendPluginControlBatchRequest) GetAnswers() []*DeadLetterAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+// PluginPayload is what a plugin at an edge sent. Store, plugin and sequence name it, for ever.
+type PluginPayload struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StoreId       []byte                 `protobuf:"bytes,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	PluginId      uint32                 `protobuf:"varint,2,opt,name=plugin_id,json=pluginId,proto3" json:"plugin_id,omitempty"`
+	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Payload       []byte                 `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	CorrelationId string                 `protobuf:"bytes,5,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
+	Metadata      map[string]string      `protobuf:"bytes,6,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// When it was sent, Unix nanoseconds of the edge's clock.
+	SentAt        int64 `protobuf:"varint,7,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PluginPayload) Reset() {
+	*x = PluginPayload{}
+	mi := &file_gw_v1_edge_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PluginPayload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PluginPayload) ProtoMessage() {}
+
+func (x *PluginPayload) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_edge_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PluginPayload.ProtoReflect.Descriptor instead.
+func (*PluginPayload) Descriptor() ([]byte, []int) {
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PluginPayload) GetStoreId() []byte {
+	if x != nil {
+		return x.StoreId
+	}
+	return nil
+}
+
+func (x *PluginPayload) GetPluginId() uint32 {
+	if x != nil {
+		return x.PluginId
+	}
+	return 0
+}
+
+func (x *PluginPayload) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *PluginPayload) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *PluginPayload) GetCorrelationId() string {
+	if x != nil {
+		return x.CorrelationId
+	}
+	return ""
+}
+
+func (x *PluginPayload) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *PluginPayload) GetSentAt() int64 {
+	if x != nil {
+		return x.SentAt
+	}
+	return 0
+}
+
+// PluginMark is the last number of a plugin in a store.
+type PluginMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StoreId       []byte                 `protobuf:"bytes,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	PluginId      uint32                 `protobuf:"varint,2,opt,name=plugin_id,json=pluginId,proto3" json:"plugin_id,omitempty"`
+	Sequence      uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PluginMark) Reset() {
+	*x = PluginMark{}
+	mi := &file_gw_v1_edge_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PluginMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PluginMark) ProtoMessage() {}
+
+func (x *PluginMark) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_edge_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PluginMark.ProtoReflect.Descriptor instead.
+func (*PluginMark) Descriptor() ([]byte, []int) {
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *PluginMark) GetStoreId() []byte {
+	if x != nil {
+		return x.StoreId
+	}
+	return nil
+}
+
+func (x *PluginMark) GetPluginId() uint32 {
+	if x != nil {
+		return x.PluginId
+	}
+	return 0
+}
+
+func (x *PluginMark) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+type SendPluginControlBatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each payload, in their order.
+	Outcomes []*PayloadOutcome `protobuf:"bytes,1,rep,name=outcomes,proto3" json:"outcomes,omitempty"`
+	// One for each mark: the last number the cluster has settled, 0 if none.
+	Marks []*PluginMark `protobuf:"bytes,2,rep,name=marks,proto3" json:"marks,omitempty"`
+	// Dead letters that the edge is to send again or to forget. Repeated until it answers.
+	Orders        []*DeadLetterOrder `protobuf:"bytes,3,rep,name=orders,proto3" json:"orders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendPluginControlBatchResponse) Reset() {
+	*x = SendPluginControlBatchResponse{}
+	mi := &file_gw_v1_edge_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendPluginControlBatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendPluginControlBatchResponse) ProtoMessage() {}
+
+func (x *SendPluginControlBatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_edge_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendPluginControlBatchResponse.ProtoReflect.Descriptor instead.
+func (*SendPluginControlBatchResponse) Descriptor() ([]byte, []int) {
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SendPluginControlBatchResponse) GetOutcomes() []*PayloadOutcome {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+func (x *SendPluginControlBatchResponse) GetMarks() []*PluginMark {
+	if x != nil {
+		return x.Marks
+	}
+	return nil
+}
+
+func (x *SendPluginControlBatchResponse) GetOrders() []*DeadLetterOrder {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
+}
+
+type PayloadOutcome struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Result PayloadResult          `protobuf:"varint,1,opt,name=result,proto3,enum=gw.v1.PayloadResult" json:"result,omitempty"`
+	// Of a dead letter: its ID. Of a retry: why, for people.
+	DeadLetterId  string `protobuf:"bytes,2,opt,name=dead_letter_id,json=deadLetterId,proto3" json:"dead_letter_id,omitempty"`
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PayloadOutcome) Reset() {
+	*x = PayloadOutcome{}
+	mi := &file_gw_v1_edge_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PayloadOutcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PayloadOutcome) ProtoMessage() {}
+
+func (x *PayloadOutcome) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_edge_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PayloadOutcome.ProtoReflect.Descriptor instead.
+func (*PayloadOutcome) Descriptor() ([]byte, []int) {
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *PayloadOutcome) GetResult() PayloadResult {
+	if x != nil {
+		return x.Result
+	}
+	return PayloadResult_PAYLOAD_RESULT_UNSPECIFIED
+}
+
+func (x *PayloadOutcome) GetDeadLetterId() string {
+	if x != nil {
+		return x.DeadLetterId
+	}
+	return ""
+}
+
+func (x *PayloadOutcome) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type DeadLetterOrder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Action        DeadLetterAction       `protobuf:"varint,2,opt,name=action,proto3,enum=gw.v1.DeadLetterAction" json:"action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetterOrder) Reset() {
+	*x = DeadLetterOrder{}
+	mi := &file_gw_v1_edge_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetterOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetterOrder) ProtoMessage() {}
+
+func (x *DeadLetterOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_edge_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetterOrder.ProtoReflect.Descriptor instead.
+func (*DeadLetterOrder) Descriptor() ([]byte, []int) {
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *DeadLetterOrder) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeadLetterOrder) GetAction() DeadLetterAction {
+	if x != nil {
+		return x.Action
+	}
+	return DeadLetterAction_DEAD_LETTER_ACTION_UNSPECIFIED
+}
+
+type DeadLetterAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The edge doesn't have it.
+	Gone          bool `protobuf:"varint,2,opt,name=gone,proto3" json:"gone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetterAnswer) Reset() {
+	*x = DeadLetterAnswer{}
+	mi := &file_gw_v1_edge_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetterAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetterAnswer) ProtoMessage() {}
+
+func (x *DeadLetterAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_edge_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetterAnswer.ProtoReflect.Descriptor instead.
+func (*DeadLetterAnswer) Descriptor() ([]byte, []int) {
+	return file_gw_v1_edge_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DeadLetterAnswer) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeadLetterAnswer) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
 var File_gw_v1_edge_proto protoreflect.FileDescriptor
 
 const file_gw_v1_edge_proto_rawDesc = "" +
 	"\n" +
-	"\x10gw/v1/edge.proto\x12\x05gw.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11gw/v1/fleet.proto\"\x82\x02\n" +
+	"\x10gw/v1/edge.proto\x12\x05gw.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11gw/v1/fleet.proto\x1a\x12gw/v1/plugin.proto\"\x82\x02\n" +
 	"\rEnrollRequest\x12-\n" +
 	"\rjoin_token_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\vjoinTokenId\x128\n" +
 	"\x11join_token_secret\x18\x02 \x01(\fB\f\xbaH\x06z\x04\x10\x10\x18@\x80\x01\x01R\x0fjoinTokenSecret\x12F\n" +
@@ -1966,7 +2538,7 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\xbaH\az\x05\x10\x01\x18\x80@R\x03csr\"c\n" +
 	"\x18RenewCertificateResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12%\n" +
-	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\"\xff\x05\n" +
+	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\"\xf1\x06\n" +
 	"\x10HeartbeatRequest\x124\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\tsessionId\x12\x1a\n" +
@@ -1986,7 +2558,9 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"applyError\x12Z\n" +
 	"\bmetadata\x18\r \x03(\v2%.gw.v1.HeartbeatRequest.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\bmetadata\x12-\n" +
 	"\taddresses\x18\x0e \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\b\"\x05r\x03\x18\x80\x02R\taddresses\x12%\n" +
-	"\x06vitals\x18\x10 \x01(\v2\r.gw.v1.VitalsR\x06vitals\x1a;\n" +
+	"\x06vitals\x18\x10 \x01(\v2\r.gw.v1.VitalsR\x06vitals\x129\n" +
+	"\aplugins\x18\x19 \x03(\v2\x14.gw.v1.PluginProcessB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\aplugins\x125\n" +
+	"\x06queues\x18\x1a \x03(\v2\x12.gw.v1.PluginQueueB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x06queues\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x01\n" +
@@ -2089,7 +2663,51 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\x0eGoodbyeRequest\x124\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\tsessionId\"\x11\n" +
-	"\x0fGoodbyeResponse2\xa9\x04\n" +
+	"\x0fGoodbyeResponse\"\xcd\x01\n" +
+	"\x1dSendPluginControlBatchRequest\x12:\n" +
+	"\bpayloads\x18\x01 \x03(\v2\x14.gw.v1.PluginPayloadB\b\xbaH\x05\x92\x01\x02\x10dR\bpayloads\x122\n" +
+	"\x05marks\x18\x02 \x03(\v2\x11.gw.v1.PluginMarkB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x05marks\x12<\n" +
+	"\aanswers\x18\x03 \x03(\v2\x17.gw.v1.DeadLetterAnswerB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\aanswers\"\x82\x03\n" +
+	"\rPluginPayload\x12\"\n" +
+	"\bstore_id\x18\x01 \x01(\fB\a\xbaH\x04z\x02h\x10R\astoreId\x12$\n" +
+	"\tplugin_id\x18\x02 \x01(\rB\a\xbaH\x04*\x02(\x01R\bpluginId\x12#\n" +
+	"\bsequence\x18\x03 \x01(\x04B\a\xbaH\x042\x02(\x01R\bsequence\x12#\n" +
+	"\apayload\x18\x04 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@R\apayload\x12/\n" +
+	"\x0ecorrelation_id\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\rcorrelationId\x12V\n" +
+	"\bmetadata\x18\x06 \x03(\v2\".gw.v1.PluginPayload.MetadataEntryB\x16\xbaH\x13\x9a\x01\x10\x102\"\x05r\x03(\x80\x02*\x05r\x03(\x80 R\bmetadata\x12\x17\n" +
+	"\asent_at\x18\a \x01(\x03R\x06sentAt\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"r\n" +
+	"\n" +
+	"PluginMark\x12\"\n" +
+	"\bstore_id\x18\x01 \x01(\fB\a\xbaH\x04z\x02h\x10R\astoreId\x12$\n" +
+	"\tplugin_id\x18\x02 \x01(\rB\a\xbaH\x04*\x02(\x01R\bpluginId\x12\x1a\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\"\xac\x01\n" +
+	"\x1eSendPluginControlBatchResponse\x121\n" +
+	"\boutcomes\x18\x01 \x03(\v2\x15.gw.v1.PayloadOutcomeR\boutcomes\x12'\n" +
+	"\x05marks\x18\x02 \x03(\v2\x11.gw.v1.PluginMarkR\x05marks\x12.\n" +
+	"\x06orders\x18\x03 \x03(\v2\x16.gw.v1.DeadLetterOrderR\x06orders\"|\n" +
+	"\x0ePayloadOutcome\x12,\n" +
+	"\x06result\x18\x01 \x01(\x0e2\x14.gw.v1.PayloadResultR\x06result\x12$\n" +
+	"\x0edead_letter_id\x18\x02 \x01(\tR\fdeadLetterId\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"R\n" +
+	"\x0fDeadLetterOrder\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x17.gw.v1.DeadLetterActionR\x06action\"A\n" +
+	"\x10DeadLetterAnswer\x12\x19\n" +
+	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x02id\x12\x12\n" +
+	"\x04gone\x18\x02 \x01(\bR\x04gone*\xa2\x01\n" +
+	"\rPayloadResult\x12\x1e\n" +
+	"\x1aPAYLOAD_RESULT_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16PAYLOAD_RESULT_HANDLED\x10\x01\x12\x1b\n" +
+	"\x17PAYLOAD_RESULT_REPEATED\x10\x02\x12\x1e\n" +
+	"\x1aPAYLOAD_RESULT_DEAD_LETTER\x10\x03\x12\x18\n" +
+	"\x14PAYLOAD_RESULT_RETRY\x10\x04*u\n" +
+	"\x10DeadLetterAction\x12\"\n" +
+	"\x1eDEAD_LETTER_ACTION_UNSPECIFIED\x10\x00\x12 \n" +
+	"\x1cDEAD_LETTER_ACTION_REDELIVER\x10\x01\x12\x1b\n" +
+	"\x17DEAD_LETTER_ACTION_DROP\x10\x022\x90\x05\n" +
 	"\vEdgeService\x125\n" +
 	"\x06Enroll\x12\x14.gw.v1.EnrollRequest\x1a\x15.gw.v1.EnrollResponse\x12S\n" +
 	"\x10RenewCertificate\x12\x1e.gw.v1.RenewCertificateRequest\x1a\x1f.gw.v1.RenewCertificateResponse\x12>\n" +
@@ -2097,7 +2715,8 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\x05Watch\x12\x13.gw.v1.WatchRequest\x1a\x14.gw.v1.WatchResponse0\x01\x12I\n" +
 	"\fFetchRelease\x12\x1a.gw.v1.FetchReleaseRequest\x1a\x1b.gw.v1.FetchReleaseResponse0\x01\x12G\n" +
 	"\fFetchSecrets\x12\x1a.gw.v1.FetchSecretsRequest\x1a\x1b.gw.v1.FetchSecretsResponse\x12J\n" +
-	"\rValidateToken\x12\x1b.gw.v1.ValidateTokenRequest\x1a\x1c.gw.v1.ValidateTokenResponse\x128\n" +
+	"\rValidateToken\x12\x1b.gw.v1.ValidateTokenRequest\x1a\x1c.gw.v1.ValidateTokenResponse\x12e\n" +
+	"\x16SendPluginControlBatch\x12$.gw.v1.SendPluginControlBatchRequest\x1a%.gw.v1.SendPluginControlBatchResponse\x128\n" +
 	"\aGoodbye\x12\x15.gw.v1.GoodbyeRequest\x1a\x16.gw.v1.GoodbyeResponseB]\n" +
 	"\tcom.gw.v1B\tEdgeProtoP\x01Z\x10gw/rpc/gwv1;gwv1\xa2\x02\x03GXX\xaa\x02\x05Gw.V1\xca\x02\x05Gw\\V1\xe2\x02\x11Gw\\V1\\GPBMetadata\xea\x02\x06Gw::V1b\x06proto3"
 
@@ -2113,86 +2732,112 @@ func file_gw_v1_edge_proto_rawDescGZIP() []byte {
 	return file_gw_v1_edge_proto_rawDescData
 }
 
-var file_gw_v1_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_gw_v1_edge_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_gw_v1_edge_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_gw_v1_edge_proto_goTypes = []any{
-	(*EnrollRequest)(nil),            // 0: gw.v1.EnrollRequest
-	(*EnrollResponse)(nil),           // 1: gw.v1.EnrollResponse
-	(*RenewCertificateRequest)(nil),  // 2: gw.v1.RenewCertificateRequest
-	(*RenewCertificateResponse)(nil), // 3: gw.v1.RenewCertificateResponse
-	(*HeartbeatRequest)(nil),         // 4: gw.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),        // 5: gw.v1.HeartbeatResponse
-	(*Target)(nil),                   // 6: gw.v1.Target
-	(*WatchRequest)(nil),             // 7: gw.v1.WatchRequest
-	(*WatchResponse)(nil),            // 8: gw.v1.WatchResponse
-	(*Tick)(nil),                     // 9: gw.v1.Tick
-	(*Removed)(nil),                  // 10: gw.v1.Removed
-	(*AccessChanges)(nil),            // 11: gw.v1.AccessChanges
-	(*AccessChange)(nil),             // 12: gw.v1.AccessChange
-	(*FetchReleaseRequest)(nil),      // 13: gw.v1.FetchReleaseRequest
-	(*FetchReleaseResponse)(nil),     // 14: gw.v1.FetchReleaseResponse
-	(*ReleaseHeader)(nil),            // 15: gw.v1.ReleaseHeader
-	(*ManifestPart)(nil),             // 16: gw.v1.ManifestPart
-	(*ManifestEntry)(nil),            // 17: gw.v1.ManifestEntry
-	(*BlobPart)(nil),                 // 18: gw.v1.BlobPart
-	(*Blob)(nil),                     // 19: gw.v1.Blob
-	(*ReleaseEnd)(nil),               // 20: gw.v1.ReleaseEnd
-	(*FetchSecretsRequest)(nil),      // 21: gw.v1.FetchSecretsRequest
-	(*FetchSecretsResponse)(nil),     // 22: gw.v1.FetchSecretsResponse
-	(*SecretValue)(nil),              // 23: gw.v1.SecretValue
-	(*ValidateTokenRequest)(nil),     // 24: gw.v1.ValidateTokenRequest
-	(*ValidateTokenResponse)(nil),    // 25: gw.v1.ValidateTokenResponse
-	(*GoodbyeRequest)(nil),           // 26: gw.v1.GoodbyeRequest
-	(*GoodbyeResponse)(nil),          // 27: gw.v1.GoodbyeResponse
-	nil,                              // 28: gw.v1.HeartbeatRequest.MetadataEntry
-	(*timestamppb.Timestamp)(nil),    // 29: google.protobuf.Timestamp
-	(Health)(0),                      // 30: gw.v1.Health
-	(*ApplyError)(nil),               // 31: gw.v1.ApplyError
-	(*Vitals)(nil),                   // 32: gw.v1.Vitals
-	(*durationpb.Duration)(nil),      // 33: google.protobuf.Duration
+	(PayloadResult)(0),                     // 0: gw.v1.PayloadResult
+	(DeadLetterAction)(0),                  // 1: gw.v1.DeadLetterAction
+	(*EnrollRequest)(nil),                  // 2: gw.v1.EnrollRequest
+	(*EnrollResponse)(nil),                 // 3: gw.v1.EnrollResponse
+	(*RenewCertificateRequest)(nil),        // 4: gw.v1.RenewCertificateRequest
+	(*RenewCertificateResponse)(nil),       // 5: gw.v1.RenewCertificateResponse
+	(*HeartbeatRequest)(nil),               // 6: gw.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),              // 7: gw.v1.HeartbeatResponse
+	(*Target)(nil),                         // 8: gw.v1.Target
+	(*WatchRequest)(nil),                   // 9: gw.v1.WatchRequest
+	(*WatchResponse)(nil),                  // 10: gw.v1.WatchResponse
+	(*Tick)(nil),                           // 11: gw.v1.Tick
+	(*Removed)(nil),                        // 12: gw.v1.Removed
+	(*AccessChanges)(nil),                  // 13: gw.v1.AccessChanges
+	(*AccessChange)(nil),                   // 14: gw.v1.AccessChange
+	(*FetchReleaseRequest)(nil),            // 15: gw.v1.FetchReleaseRequest
+	(*FetchReleaseResponse)(nil),           // 16: gw.v1.FetchReleaseResponse
+	(*ReleaseHeader)(nil),                  // 17: gw.v1.ReleaseHeader
+	(*ManifestPart)(nil),                   // 18: gw.v1.ManifestPart
+	(*ManifestEntry)(nil),                  // 19: gw.v1.ManifestEntry
+	(*BlobPart)(nil),                       // 20: gw.v1.BlobPart
+	(*Blob)(nil),                           // 21: gw.v1.Blob
+	(*ReleaseEnd)(nil),                     // 22: gw.v1.ReleaseEnd
+	(*FetchSecretsRequest)(nil),            // 23: gw.v1.FetchSecretsRequest
+	(*FetchSecretsResponse)(nil),           // 24: gw.v1.FetchSecretsResponse
+	(*SecretValue)(nil),                    // 25: gw.v1.SecretValue
+	(*ValidateTokenRequest)(nil),           // 26: gw.v1.ValidateTokenRequest
+	(*ValidateTokenResponse)(nil),          // 27: gw.v1.ValidateTokenResponse
+	(*GoodbyeRequest)(nil),                 // 28: gw.v1.GoodbyeRequest
+	(*GoodbyeResponse)(nil),                // 29: gw.v1.GoodbyeResponse
+	(*SendPluginControlBatchRequest)(nil),  // 30: gw.v1.SendPluginControlBatchRequest
+	(*PluginPayload)(nil),                  // 31: gw.v1.PluginPayload
+	(*PluginMark)(nil),                     // 32: gw.v1.PluginMark
+	(*SendPluginControlBatchResponse)(nil), // 33: gw.v1.SendPluginControlBatchResponse
+	(*PayloadOutcome)(nil),                 // 34: gw.v1.PayloadOutcome
+	(*DeadLetterOrder)(nil),                // 35: gw.v1.DeadLetterOrder
+	(*DeadLetterAnswer)(nil),               // 36: gw.v1.DeadLetterAnswer
+	nil,                                    // 37: gw.v1.HeartbeatRequest.MetadataEntry
+	nil,                                    // 38: gw.v1.PluginPayload.MetadataEntry
+	(*timestamppb.Timestamp)(nil),          // 39: google.protobuf.Timestamp
+	(Health)(0),                            // 40: gw.v1.Health
+	(*ApplyError)(nil),                     // 41: gw.v1.ApplyError
+	(*Vitals)(nil),                         // 42: gw.v1.Vitals
+	(*PluginProcess)(nil),                  // 43: gw.v1.PluginProcess
+	(*PluginQueue)(nil),                    // 44: gw.v1.PluginQueue
+	(*durationpb.Duration)(nil),            // 45: google.protobuf.Duration
 }
 var file_gw_v1_edge_proto_depIdxs = []int32{
-	29, // 0: gw.v1.HeartbeatRequest.started_at:type_name -> google.protobuf.Timestamp
-	30, // 1: gw.v1.HeartbeatRequest.health:type_name -> gw.v1.Health
-	31, // 2: gw.v1.HeartbeatRequest.apply_error:type_name -> gw.v1.ApplyError
-	28, // 3: gw.v1.HeartbeatRequest.metadata:type_name -> gw.v1.HeartbeatRequest.MetadataEntry
-	32, // 4: gw.v1.HeartbeatRequest.vitals:type_name -> gw.v1.Vitals
-	33, // 5: gw.v1.HeartbeatResponse.interval:type_name -> google.protobuf.Duration
-	6,  // 6: gw.v1.HeartbeatResponse.target:type_name -> gw.v1.Target
-	9,  // 7: gw.v1.WatchResponse.tick:type_name -> gw.v1.Tick
-	11, // 8: gw.v1.WatchResponse.access:type_name -> gw.v1.AccessChanges
-	10, // 9: gw.v1.WatchResponse.removed:type_name -> gw.v1.Removed
-	6,  // 10: gw.v1.Tick.target:type_name -> gw.v1.Target
-	12, // 11: gw.v1.AccessChanges.changes:type_name -> gw.v1.AccessChange
-	15, // 12: gw.v1.FetchReleaseResponse.header:type_name -> gw.v1.ReleaseHeader
-	16, // 13: gw.v1.FetchReleaseResponse.manifest:type_name -> gw.v1.ManifestPart
-	18, // 14: gw.v1.FetchReleaseResponse.blobs:type_name -> gw.v1.BlobPart
-	20, // 15: gw.v1.FetchReleaseResponse.end:type_name -> gw.v1.ReleaseEnd
-	6,  // 16: gw.v1.ReleaseHeader.target:type_name -> gw.v1.Target
-	17, // 17: gw.v1.ManifestPart.upserts:type_name -> gw.v1.ManifestEntry
-	17, // 18: gw.v1.ManifestPart.removals:type_name -> gw.v1.ManifestEntry
-	23, // 19: gw.v1.FetchSecretsResponse.secrets:type_name -> gw.v1.SecretValue
-	29, // 20: gw.v1.ValidateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 21: gw.v1.EdgeService.Enroll:input_type -> gw.v1.EnrollRequest
-	2,  // 22: gw.v1.EdgeService.RenewCertificate:input_type -> gw.v1.RenewCertificateRequest
-	4,  // 23: gw.v1.EdgeService.Heartbeat:input_type -> gw.v1.HeartbeatRequest
-	7,  // 24: gw.v1.EdgeService.Watch:input_type -> gw.v1.WatchRequest
-	13, // 25: gw.v1.EdgeService.FetchRelease:input_type -> gw.v1.FetchReleaseRequest
-	21, // 26: gw.v1.EdgeService.FetchSecrets:input_type -> gw.v1.FetchSecretsRequest
-	24, // 27: gw.v1.EdgeService.ValidateToken:input_type -> gw.v1.ValidateTokenRequest
-	26, // 28: gw.v1.EdgeService.Goodbye:input_type -> gw.v1.GoodbyeRequest
-	1,  // 29: gw.v1.EdgeService.Enroll:output_type -> gw.v1.EnrollResponse
-	3,  // 30: gw.v1.EdgeService.RenewCertificate:output_type -> gw.v1.RenewCertificateResponse
-	5,  // 31: gw.v1.EdgeService.Heartbeat:output_type -> gw.v1.HeartbeatResponse
-	8,  // 32: gw.v1.EdgeService.Watch:output_type -> gw.v1.WatchResponse
-	14, // 33: gw.v1.EdgeService.FetchRelease:output_type -> gw.v1.FetchReleaseResponse
-	22, // 34: gw.v1.EdgeService.FetchSecrets:output_type -> gw.v1.FetchSecretsResponse
-	25, // 35: gw.v1.EdgeService.ValidateToken:output_type -> gw.v1.ValidateTokenResponse
-	27, // 36: gw.v1.EdgeService.Goodbye:output_type -> gw.v1.GoodbyeResponse
-	29, // [29:37] is the sub-list for method output_type
-	21, // [21:29] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	39, // 0: gw.v1.HeartbeatRequest.started_at:type_name -> google.protobuf.Timestamp
+	40, // 1: gw.v1.HeartbeatRequest.health:type_name -> gw.v1.Health
+	41, // 2: gw.v1.HeartbeatRequest.apply_error:type_name -> gw.v1.ApplyError
+	37, // 3: gw.v1.HeartbeatRequest.metadata:type_name -> gw.v1.HeartbeatRequest.MetadataEntry
+	42, // 4: gw.v1.HeartbeatRequest.vitals:type_name -> gw.v1.Vitals
+	43, // 5: gw.v1.HeartbeatRequest.plugins:type_name -> gw.v1.PluginProcess
+	44, // 6: gw.v1.HeartbeatRequest.queues:type_name -> gw.v1.PluginQueue
+	45, // 7: gw.v1.HeartbeatResponse.interval:type_name -> google.protobuf.Duration
+	8,  // 8: gw.v1.HeartbeatResponse.target:type_name -> gw.v1.Target
+	11, // 9: gw.v1.WatchResponse.tick:type_name -> gw.v1.Tick
+	13, // 10: gw.v1.WatchResponse.access:type_name -> gw.v1.AccessChanges
+	12, // 11: gw.v1.WatchResponse.removed:type_name -> gw.v1.Removed
+	8,  // 12: gw.v1.Tick.target:type_name -> gw.v1.Target
+	14, // 13: gw.v1.AccessChanges.changes:type_name -> gw.v1.AccessChange
+	17, // 14: gw.v1.FetchReleaseResponse.header:type_name -> gw.v1.ReleaseHeader
+	18, // 15: gw.v1.FetchReleaseResponse.manifest:type_name -> gw.v1.ManifestPart
+	20, // 16: gw.v1.FetchReleaseResponse.blobs:type_name -> gw.v1.BlobPart
+	22, // 17: gw.v1.FetchReleaseResponse.end:type_name -> gw.v1.ReleaseEnd
+	8,  // 18: gw.v1.ReleaseHeader.target:type_name -> gw.v1.Target
+	19, // 19: gw.v1.ManifestPart.upserts:type_name -> gw.v1.ManifestEntry
+	19, // 20: gw.v1.ManifestPart.removals:type_name -> gw.v1.ManifestEntry
+	25, // 21: gw.v1.FetchSecretsResponse.secrets:type_name -> gw.v1.SecretValue
+	39, // 22: gw.v1.ValidateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	31, // 23: gw.v1.SendPluginControlBatchRequest.payloads:type_name -> gw.v1.PluginPayload
+	32, // 24: gw.v1.SendPluginControlBatchRequest.marks:type_name -> gw.v1.PluginMark
+	36, // 25: gw.v1.SendPluginControlBatchRequest.answers:type_name -> gw.v1.DeadLetterAnswer
+	38, // 26: gw.v1.PluginPayload.metadata:type_name -> gw.v1.PluginPayload.MetadataEntry
+	34, // 27: gw.v1.SendPluginControlBatchResponse.outcomes:type_name -> gw.v1.PayloadOutcome
+	32, // 28: gw.v1.SendPluginControlBatchResponse.marks:type_name -> gw.v1.PluginMark
+	35, // 29: gw.v1.SendPluginControlBatchResponse.orders:type_name -> gw.v1.DeadLetterOrder
+	0,  // 30: gw.v1.PayloadOutcome.result:type_name -> gw.v1.PayloadResult
+	1,  // 31: gw.v1.DeadLetterOrder.action:type_name -> gw.v1.DeadLetterAction
+	2,  // 32: gw.v1.EdgeService.Enroll:input_type -> gw.v1.EnrollRequest
+	4,  // 33: gw.v1.EdgeService.RenewCertificate:input_type -> gw.v1.RenewCertificateRequest
+	6,  // 34: gw.v1.EdgeService.Heartbeat:input_type -> gw.v1.HeartbeatRequest
+	9,  // 35: gw.v1.EdgeService.Watch:input_type -> gw.v1.WatchRequest
+	15, // 36: gw.v1.EdgeService.FetchRelease:input_type -> gw.v1.FetchReleaseRequest
+	23, // 37: gw.v1.EdgeService.FetchSecrets:input_type -> gw.v1.FetchSecretsRequest
+	26, // 38: gw.v1.EdgeService.ValidateToken:input_type -> gw.v1.ValidateTokenRequest
+	30, // 39: gw.v1.EdgeService.SendPluginControlBatch:input_type -> gw.v1.SendPluginControlBatchRequest
+	28, // 40: gw.v1.EdgeService.Goodbye:input_type -> gw.v1.GoodbyeRequest
+	3,  // 41: gw.v1.EdgeService.Enroll:output_type -> gw.v1.EnrollResponse
+	5,  // 42: gw.v1.EdgeService.RenewCertificate:output_type -> gw.v1.RenewCertificateResponse
+	7,  // 43: gw.v1.EdgeService.Heartbeat:output_type -> gw.v1.HeartbeatResponse
+	10, // 44: gw.v1.EdgeService.Watch:output_type -> gw.v1.WatchResponse
+	16, // 45: gw.v1.EdgeService.FetchRelease:output_type -> gw.v1.FetchReleaseResponse
+	24, // 46: gw.v1.EdgeService.FetchSecrets:output_type -> gw.v1.FetchSecretsResponse
+	27, // 47: gw.v1.EdgeService.ValidateToken:output_type -> gw.v1.ValidateTokenResponse
+	33, // 48: gw.v1.EdgeService.SendPluginControlBatch:output_type -> gw.v1.SendPluginControlBatchResponse
+	29, // 49: gw.v1.EdgeService.Goodbye:output_type -> gw.v1.GoodbyeResponse
+	41, // [41:50] is the sub-list for method output_type
+	32, // [32:41] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_edge_proto_init() }
@@ -2201,6 +2846,7 @@ func file_gw_v1_edge_proto_init() {
 		return
 	}
 	file_gw_v1_fleet_proto_init()
+	file_gw_v1_plugin_proto_init()
 	file_gw_v1_edge_proto_msgTypes[8].OneofWrappers = []any{
 		(*WatchResponse_Tick)(nil),
 		(*WatchResponse_Access)(nil),
@@ -2223,13 +2869,14 @@ func file_gw_v1_edge_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_edge_proto_rawDesc), len(file_gw_v1_edge_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   29,
+			NumEnums:      2,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_gw_v1_edge_proto_goTypes,
 		DependencyIndexes: file_gw_v1_edge_proto_depIdxs,
+		EnumInfos:         file_gw_v1_edge_proto_enumTypes,
 		MessageInfos:      file_gw_v1_edge_proto_msgTypes,
 	}.Build()
 	File_gw_v1_edge_proto = out.File

@@ -277,6 +277,10 @@ type Command struct {
 	//	*Command_RetryEdge
 	//	*Command_LabelEdge
 	//	*Command_DeleteUser
+	//	*Command_SettlePayloads
+	//	*Command_ChangePluginKv
+	//	*Command_OrderDeadLetters
+	//	*Command_ResolveDeadLetters
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -640,6 +644,42 @@ func (x *Command) GetDeleteUser() *DeleteUserRecord {
 	return nil
 }
 
+func (x *Command) GetSettlePayloads() *SettlePayloads {
+	if x != nil {
+		if x, ok := x.Body.(*Command_SettlePayloads); ok {
+			return x.SettlePayloads
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetChangePluginKv() *ChangePluginKV {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ChangePluginKv); ok {
+			return x.ChangePluginKv
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetOrderDeadLetters() *OrderDeadLetters {
+	if x != nil {
+		if x, ok := x.Body.(*Command_OrderDeadLetters); ok {
+			return x.OrderDeadLetters
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetResolveDeadLetters() *ResolveDeadLetters {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ResolveDeadLetters); ok {
+			return x.ResolveDeadLetters
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -768,6 +808,22 @@ type Command_DeleteUser struct {
 	DeleteUser *DeleteUserRecord `protobuf:"bytes,53,opt,name=delete_user,json=deleteUser,proto3,oneof"`
 }
 
+type Command_SettlePayloads struct {
+	SettlePayloads *SettlePayloads `protobuf:"bytes,60,opt,name=settle_payloads,json=settlePayloads,proto3,oneof"`
+}
+
+type Command_ChangePluginKv struct {
+	ChangePluginKv *ChangePluginKV `protobuf:"bytes,61,opt,name=change_plugin_kv,json=changePluginKv,proto3,oneof"`
+}
+
+type Command_OrderDeadLetters struct {
+	OrderDeadLetters *OrderDeadLetters `protobuf:"bytes,62,opt,name=order_dead_letters,json=orderDeadLetters,proto3,oneof"`
+}
+
+type Command_ResolveDeadLetters struct {
+	ResolveDeadLetters *ResolveDeadLetters `protobuf:"bytes,63,opt,name=resolve_dead_letters,json=resolveDeadLetters,proto3,oneof"`
+}
+
 func (*Command_Bootstrap) isCommand_Body() {}
 
 func (*Command_OpenTerm) isCommand_Body() {}
@@ -829,6 +885,14 @@ func (*Command_RetryEdge) isCommand_Body() {}
 func (*Command_LabelEdge) isCommand_Body() {}
 
 func (*Command_DeleteUser) isCommand_Body() {}
+
+func (*Command_SettlePayloads) isCommand_Body() {}
+
+func (*Command_ChangePluginKv) isCommand_Body() {}
+
+func (*Command_OrderDeadLetters) isCommand_Body() {}
+
+func (*Command_ResolveDeadLetters) isCommand_Body() {}
 
 // Result is what applying a command gave; the same on every hub, and kept for a repeated idempotency key.
 type Result struct {
@@ -2865,6 +2929,495 @@ func (x *RemoveHubRecord) GetId() string {
 	return ""
 }
 
+// SettlePayloads ends the delivery of payloads, with all that their receivers wrote: as a whole or not at all. It is
+// refused as changed if a mark or a key that was read is not what it was.
+type SettlePayloads struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Marks         []*SettledMark         `protobuf:"bytes,1,rep,name=marks,proto3" json:"marks,omitempty"`
+	Reads         []*PluginKVRead        `protobuf:"bytes,2,rep,name=reads,proto3" json:"reads,omitempty"`
+	Writes        []*PluginKVWrite       `protobuf:"bytes,3,rep,name=writes,proto3" json:"writes,omitempty"`
+	DeadLetters   []*DeadLetterRecord    `protobuf:"bytes,4,rep,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettlePayloads) Reset() {
+	*x = SettlePayloads{}
+	mi := &file_gw_v1_log_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettlePayloads) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettlePayloads) ProtoMessage() {}
+
+func (x *SettlePayloads) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettlePayloads.ProtoReflect.Descriptor instead.
+func (*SettlePayloads) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *SettlePayloads) GetMarks() []*SettledMark {
+	if x != nil {
+		return x.Marks
+	}
+	return nil
+}
+
+func (x *SettlePayloads) GetReads() []*PluginKVRead {
+	if x != nil {
+		return x.Reads
+	}
+	return nil
+}
+
+func (x *SettlePayloads) GetWrites() []*PluginKVWrite {
+	if x != nil {
+		return x.Writes
+	}
+	return nil
+}
+
+func (x *SettlePayloads) GetDeadLetters() []*DeadLetterRecord {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return nil
+}
+
+// SettledMark moves the watermark of a store and plugin.
+type SettledMark struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StoreId   []byte                 `protobuf:"bytes,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	PluginId  uint32                 `protobuf:"varint,2,opt,name=plugin_id,json=pluginId,proto3" json:"plugin_id,omitempty"`
+	EdgeId    string                 `protobuf:"bytes,3,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
+	Namespace string                 `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// What the watermark must be, and what it becomes.
+	After    uint64 `protobuf:"varint,5,opt,name=after,proto3" json:"after,omitempty"`
+	Sequence uint64 `protobuf:"varint,6,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Of the payloads between them: handled; of these, with an error; and dead letters.
+	Handled       uint64 `protobuf:"varint,7,opt,name=handled,proto3" json:"handled,omitempty"`
+	Errors        uint64 `protobuf:"varint,8,opt,name=errors,proto3" json:"errors,omitempty"`
+	DeadLetters   uint64 `protobuf:"varint,9,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	LastError     string `protobuf:"bytes,10,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettledMark) Reset() {
+	*x = SettledMark{}
+	mi := &file_gw_v1_log_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettledMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettledMark) ProtoMessage() {}
+
+func (x *SettledMark) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettledMark.ProtoReflect.Descriptor instead.
+func (*SettledMark) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *SettledMark) GetStoreId() []byte {
+	if x != nil {
+		return x.StoreId
+	}
+	return nil
+}
+
+func (x *SettledMark) GetPluginId() uint32 {
+	if x != nil {
+		return x.PluginId
+	}
+	return 0
+}
+
+func (x *SettledMark) GetEdgeId() string {
+	if x != nil {
+		return x.EdgeId
+	}
+	return ""
+}
+
+func (x *SettledMark) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *SettledMark) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *SettledMark) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *SettledMark) GetHandled() uint64 {
+	if x != nil {
+		return x.Handled
+	}
+	return 0
+}
+
+func (x *SettledMark) GetErrors() uint64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *SettledMark) GetDeadLetters() uint64 {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return 0
+}
+
+func (x *SettledMark) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
+type PluginKVRead struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	PluginId uint32                 `protobuf:"varint,1,opt,name=plugin_id,json=pluginId,proto3" json:"plugin_id,omitempty"`
+	Key      string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// 0: it was not there.
+	Version       uint64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PluginKVRead) Reset() {
+	*x = PluginKVRead{}
+	mi := &file_gw_v1_log_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PluginKVRead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PluginKVRead) ProtoMessage() {}
+
+func (x *PluginKVRead) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PluginKVRead.ProtoReflect.Descriptor instead.
+func (*PluginKVRead) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *PluginKVRead) GetPluginId() uint32 {
+	if x != nil {
+		return x.PluginId
+	}
+	return 0
+}
+
+func (x *PluginKVRead) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *PluginKVRead) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type PluginKVWrite struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	PluginId uint32                 `protobuf:"varint,1,opt,name=plugin_id,json=pluginId,proto3" json:"plugin_id,omitempty"`
+	Key      string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Value    []byte                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	Delete   bool                   `protobuf:"varint,4,opt,name=delete,proto3" json:"delete,omitempty"`
+	// 0: never.
+	ExpiresAt     int64 `protobuf:"varint,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PluginKVWrite) Reset() {
+	*x = PluginKVWrite{}
+	mi := &file_gw_v1_log_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PluginKVWrite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PluginKVWrite) ProtoMessage() {}
+
+func (x *PluginKVWrite) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PluginKVWrite.ProtoReflect.Descriptor instead.
+func (*PluginKVWrite) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *PluginKVWrite) GetPluginId() uint32 {
+	if x != nil {
+		return x.PluginId
+	}
+	return 0
+}
+
+func (x *PluginKVWrite) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *PluginKVWrite) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *PluginKVWrite) GetDelete() bool {
+	if x != nil {
+		return x.Delete
+	}
+	return false
+}
+
+func (x *PluginKVWrite) GetExpiresAt() int64 {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return 0
+}
+
+// ChangePluginKV is what a hub plugin writes outside of a delivery.
+type ChangePluginKV struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Writes        []*PluginKVWrite       `protobuf:"bytes,1,rep,name=writes,proto3" json:"writes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePluginKV) Reset() {
+	*x = ChangePluginKV{}
+	mi := &file_gw_v1_log_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePluginKV) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePluginKV) ProtoMessage() {}
+
+func (x *ChangePluginKV) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePluginKV.ProtoReflect.Descriptor instead.
+func (*ChangePluginKV) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ChangePluginKV) GetWrites() []*PluginKVWrite {
+	if x != nil {
+		return x.Writes
+	}
+	return nil
+}
+
+// OrderDeadLetters has edges send dead letters again, or forget them. Those whose bytes are gone are forgotten at once.
+type OrderDeadLetters struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ids   []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	// Send again; else forget.
+	Redeliver     bool `protobuf:"varint,2,opt,name=redeliver,proto3" json:"redeliver,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OrderDeadLetters) Reset() {
+	*x = OrderDeadLetters{}
+	mi := &file_gw_v1_log_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OrderDeadLetters) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OrderDeadLetters) ProtoMessage() {}
+
+func (x *OrderDeadLetters) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OrderDeadLetters.ProtoReflect.Descriptor instead.
+func (*OrderDeadLetters) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *OrderDeadLetters) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *OrderDeadLetters) GetRedeliver() bool {
+	if x != nil {
+		return x.Redeliver
+	}
+	return false
+}
+
+// ResolveDeadLetters is what an edge answered.
+type ResolveDeadLetters struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	EdgeId string                 `protobuf:"bytes,1,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
+	// Done as ordered.
+	Done []string `protobuf:"bytes,2,rep,name=done,proto3" json:"done,omitempty"`
+	// The edge doesn't have them.
+	Gone          []string `protobuf:"bytes,3,rep,name=gone,proto3" json:"gone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveDeadLetters) Reset() {
+	*x = ResolveDeadLetters{}
+	mi := &file_gw_v1_log_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveDeadLetters) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveDeadLetters) ProtoMessage() {}
+
+func (x *ResolveDeadLetters) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveDeadLetters.ProtoReflect.Descriptor instead.
+func (*ResolveDeadLetters) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ResolveDeadLetters) GetEdgeId() string {
+	if x != nil {
+		return x.EdgeId
+	}
+	return ""
+}
+
+func (x *ResolveDeadLetters) GetDone() []string {
+	if x != nil {
+		return x.Done
+	}
+	return nil
+}
+
+func (x *ResolveDeadLetters) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
 // Beacon changes nothing. Every hub computes the digest of its whole state at the beacon's index, to be compared.
 type Beacon struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2874,7 +3427,7 @@ type Beacon struct {
 
 func (x *Beacon) Reset() {
 	*x = Beacon{}
-	mi := &file_gw_v1_log_proto_msgTypes[37]
+	mi := &file_gw_v1_log_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2886,7 +3439,7 @@ func (x *Beacon) String() string {
 func (*Beacon) ProtoMessage() {}
 
 func (x *Beacon) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[37]
+	mi := &file_gw_v1_log_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2899,7 +3452,7 @@ func (x *Beacon) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beacon.ProtoReflect.Descriptor instead.
 func (*Beacon) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{44}
 }
 
 // RaiseEpoch follows an offline recovery, in which acknowledged changes may have been lost.
@@ -2913,7 +3466,7 @@ type RaiseEpoch struct {
 
 func (x *RaiseEpoch) Reset() {
 	*x = RaiseEpoch{}
-	mi := &file_gw_v1_log_proto_msgTypes[38]
+	mi := &file_gw_v1_log_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +3478,7 @@ func (x *RaiseEpoch) String() string {
 func (*RaiseEpoch) ProtoMessage() {}
 
 func (x *RaiseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[38]
+	mi := &file_gw_v1_log_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3491,7 @@ func (x *RaiseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseEpoch.ProtoReflect.Descriptor instead.
 func (*RaiseEpoch) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RaiseEpoch) GetAtLeast() uint64 {
@@ -2970,7 +3523,7 @@ type ClusterRecord struct {
 
 func (x *ClusterRecord) Reset() {
 	*x = ClusterRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[39]
+	mi := &file_gw_v1_log_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3535,7 @@ func (x *ClusterRecord) String() string {
 func (*ClusterRecord) ProtoMessage() {}
 
 func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[39]
+	mi := &file_gw_v1_log_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3548,7 @@ func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRecord.ProtoReflect.Descriptor instead.
 func (*ClusterRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{39}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ClusterRecord) GetClusterId() string {
@@ -3100,7 +3653,7 @@ type ResourceRecord struct {
 
 func (x *ResourceRecord) Reset() {
 	*x = ResourceRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[40]
+	mi := &file_gw_v1_log_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3112,7 +3665,7 @@ func (x *ResourceRecord) String() string {
 func (*ResourceRecord) ProtoMessage() {}
 
 func (x *ResourceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[40]
+	mi := &file_gw_v1_log_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3125,7 +3678,7 @@ func (x *ResourceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRecord.ProtoReflect.Descriptor instead.
 func (*ResourceRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{40}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ResourceRecord) GetKind() string {
@@ -3213,7 +3766,7 @@ type AppRecord struct {
 
 func (x *AppRecord) Reset() {
 	*x = AppRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[41]
+	mi := &file_gw_v1_log_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3225,7 +3778,7 @@ func (x *AppRecord) String() string {
 func (*AppRecord) ProtoMessage() {}
 
 func (x *AppRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[41]
+	mi := &file_gw_v1_log_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3238,7 +3791,7 @@ func (x *AppRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppRecord.ProtoReflect.Descriptor instead.
 func (*AppRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{41}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AppRecord) GetId() string {
@@ -3308,7 +3861,7 @@ type TokenRecord struct {
 
 func (x *TokenRecord) Reset() {
 	*x = TokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[42]
+	mi := &file_gw_v1_log_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3320,7 +3873,7 @@ func (x *TokenRecord) String() string {
 func (*TokenRecord) ProtoMessage() {}
 
 func (x *TokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[42]
+	mi := &file_gw_v1_log_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3333,7 +3886,7 @@ func (x *TokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRecord.ProtoReflect.Descriptor instead.
 func (*TokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{42}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *TokenRecord) GetId() string {
@@ -3408,7 +3961,7 @@ type SecretRecord struct {
 
 func (x *SecretRecord) Reset() {
 	*x = SecretRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[43]
+	mi := &file_gw_v1_log_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +3973,7 @@ func (x *SecretRecord) String() string {
 func (*SecretRecord) ProtoMessage() {}
 
 func (x *SecretRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[43]
+	mi := &file_gw_v1_log_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +3986,7 @@ func (x *SecretRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretRecord.ProtoReflect.Descriptor instead.
 func (*SecretRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{43}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SecretRecord) GetNamespace() string {
@@ -3496,7 +4049,7 @@ type JoinTokenRecord struct {
 
 func (x *JoinTokenRecord) Reset() {
 	*x = JoinTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[44]
+	mi := &file_gw_v1_log_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3508,7 +4061,7 @@ func (x *JoinTokenRecord) String() string {
 func (*JoinTokenRecord) ProtoMessage() {}
 
 func (x *JoinTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[44]
+	mi := &file_gw_v1_log_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3521,7 +4074,7 @@ func (x *JoinTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenRecord.ProtoReflect.Descriptor instead.
 func (*JoinTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{44}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *JoinTokenRecord) GetId() string {
@@ -3621,7 +4174,7 @@ type EdgeRecord struct {
 
 func (x *EdgeRecord) Reset() {
 	*x = EdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[45]
+	mi := &file_gw_v1_log_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3633,7 +4186,7 @@ func (x *EdgeRecord) String() string {
 func (*EdgeRecord) ProtoMessage() {}
 
 func (x *EdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[45]
+	mi := &file_gw_v1_log_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3646,7 +4199,7 @@ func (x *EdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeRecord.ProtoReflect.Descriptor instead.
 func (*EdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{45}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *EdgeRecord) GetId() string {
@@ -3770,7 +4323,7 @@ type LoadFailure struct {
 
 func (x *LoadFailure) Reset() {
 	*x = LoadFailure{}
-	mi := &file_gw_v1_log_proto_msgTypes[46]
+	mi := &file_gw_v1_log_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3782,7 +4335,7 @@ func (x *LoadFailure) String() string {
 func (*LoadFailure) ProtoMessage() {}
 
 func (x *LoadFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[46]
+	mi := &file_gw_v1_log_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3795,7 +4348,7 @@ func (x *LoadFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadFailure.ProtoReflect.Descriptor instead.
 func (*LoadFailure) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{46}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LoadFailure) GetEpoch() uint64 {
@@ -3869,7 +4422,7 @@ type PushRecord struct {
 
 func (x *PushRecord) Reset() {
 	*x = PushRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[47]
+	mi := &file_gw_v1_log_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3881,7 +4434,7 @@ func (x *PushRecord) String() string {
 func (*PushRecord) ProtoMessage() {}
 
 func (x *PushRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[47]
+	mi := &file_gw_v1_log_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3894,7 +4447,7 @@ func (x *PushRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRecord.ProtoReflect.Descriptor instead.
 func (*PushRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{47}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PushRecord) GetNumber() uint64 {
@@ -3987,7 +4540,7 @@ type NamespacePush struct {
 
 func (x *NamespacePush) Reset() {
 	*x = NamespacePush{}
-	mi := &file_gw_v1_log_proto_msgTypes[48]
+	mi := &file_gw_v1_log_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3999,7 +4552,7 @@ func (x *NamespacePush) String() string {
 func (*NamespacePush) ProtoMessage() {}
 
 func (x *NamespacePush) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[48]
+	mi := &file_gw_v1_log_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4012,7 +4565,7 @@ func (x *NamespacePush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespacePush.ProtoReflect.Descriptor instead.
 func (*NamespacePush) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{48}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *NamespacePush) GetNamespace() string {
@@ -4100,7 +4653,7 @@ type PushEdgeRecord struct {
 
 func (x *PushEdgeRecord) Reset() {
 	*x = PushEdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[49]
+	mi := &file_gw_v1_log_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4112,7 +4665,7 @@ func (x *PushEdgeRecord) String() string {
 func (*PushEdgeRecord) ProtoMessage() {}
 
 func (x *PushEdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[49]
+	mi := &file_gw_v1_log_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4125,7 +4678,7 @@ func (x *PushEdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushEdgeRecord.ProtoReflect.Descriptor instead.
 func (*PushEdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{49}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PushEdgeRecord) GetPush() uint64 {
@@ -4183,7 +4736,7 @@ type FreezeRecord struct {
 
 func (x *FreezeRecord) Reset() {
 	*x = FreezeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[50]
+	mi := &file_gw_v1_log_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4195,7 +4748,7 @@ func (x *FreezeRecord) String() string {
 func (*FreezeRecord) ProtoMessage() {}
 
 func (x *FreezeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[50]
+	mi := &file_gw_v1_log_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4208,7 +4761,7 @@ func (x *FreezeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRecord.ProtoReflect.Descriptor instead.
 func (*FreezeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{50}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *FreezeRecord) GetNamespace() string {
@@ -4253,7 +4806,7 @@ type RevocationRecord struct {
 
 func (x *RevocationRecord) Reset() {
 	*x = RevocationRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[51]
+	mi := &file_gw_v1_log_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4265,7 +4818,7 @@ func (x *RevocationRecord) String() string {
 func (*RevocationRecord) ProtoMessage() {}
 
 func (x *RevocationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[51]
+	mi := &file_gw_v1_log_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4278,7 +4831,7 @@ func (x *RevocationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationRecord.ProtoReflect.Descriptor instead.
 func (*RevocationRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{51}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RevocationRecord) GetEdgeId() string {
@@ -4323,7 +4876,7 @@ type TimelineRecord struct {
 
 func (x *TimelineRecord) Reset() {
 	*x = TimelineRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[52]
+	mi := &file_gw_v1_log_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4335,7 +4888,7 @@ func (x *TimelineRecord) String() string {
 func (*TimelineRecord) ProtoMessage() {}
 
 func (x *TimelineRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[52]
+	mi := &file_gw_v1_log_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4348,7 +4901,7 @@ func (x *TimelineRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineRecord.ProtoReflect.Descriptor instead.
 func (*TimelineRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{52}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *TimelineRecord) GetEdgeId() string {
@@ -4387,7 +4940,7 @@ type TimelineEntry struct {
 
 func (x *TimelineEntry) Reset() {
 	*x = TimelineEntry{}
-	mi := &file_gw_v1_log_proto_msgTypes[53]
+	mi := &file_gw_v1_log_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4399,7 +4952,7 @@ func (x *TimelineEntry) String() string {
 func (*TimelineEntry) ProtoMessage() {}
 
 func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[53]
+	mi := &file_gw_v1_log_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4412,7 +4965,7 @@ func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineEntry.ProtoReflect.Descriptor instead.
 func (*TimelineEntry) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{53}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *TimelineEntry) GetAt() int64 {
@@ -4465,7 +5018,7 @@ type HubRecord struct {
 
 func (x *HubRecord) Reset() {
 	*x = HubRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[54]
+	mi := &file_gw_v1_log_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4477,7 +5030,7 @@ func (x *HubRecord) String() string {
 func (*HubRecord) ProtoMessage() {}
 
 func (x *HubRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[54]
+	mi := &file_gw_v1_log_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4490,7 +5043,7 @@ func (x *HubRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HubRecord.ProtoReflect.Descriptor instead.
 func (*HubRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{54}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *HubRecord) GetId() string {
@@ -4549,7 +5102,7 @@ type UserRecord struct {
 
 func (x *UserRecord) Reset() {
 	*x = UserRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[55]
+	mi := &file_gw_v1_log_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4561,7 +5114,7 @@ func (x *UserRecord) String() string {
 func (*UserRecord) ProtoMessage() {}
 
 func (x *UserRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[55]
+	mi := &file_gw_v1_log_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4574,7 +5127,7 @@ func (x *UserRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRecord.ProtoReflect.Descriptor instead.
 func (*UserRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{55}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *UserRecord) GetName() string {
@@ -4625,7 +5178,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[56]
+	mi := &file_gw_v1_log_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4637,7 +5190,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[56]
+	mi := &file_gw_v1_log_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4650,7 +5203,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{56}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *SessionRecord) GetTokenHash() []byte {
@@ -4698,7 +5251,7 @@ type AccessChangeRecord struct {
 
 func (x *AccessChangeRecord) Reset() {
 	*x = AccessChangeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[57]
+	mi := &file_gw_v1_log_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4710,7 +5263,7 @@ func (x *AccessChangeRecord) String() string {
 func (*AccessChangeRecord) ProtoMessage() {}
 
 func (x *AccessChangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[57]
+	mi := &file_gw_v1_log_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4723,7 +5276,7 @@ func (x *AccessChangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessChangeRecord.ProtoReflect.Descriptor instead.
 func (*AccessChangeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{57}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AccessChangeRecord) GetVersion() uint64 {
@@ -4821,7 +5374,7 @@ type SecretName struct {
 
 func (x *SecretName) Reset() {
 	*x = SecretName{}
-	mi := &file_gw_v1_log_proto_msgTypes[58]
+	mi := &file_gw_v1_log_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4833,7 +5386,7 @@ func (x *SecretName) String() string {
 func (*SecretName) ProtoMessage() {}
 
 func (x *SecretName) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[58]
+	mi := &file_gw_v1_log_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4846,7 +5399,7 @@ func (x *SecretName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretName.ProtoReflect.Descriptor instead.
 func (*SecretName) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{58}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *SecretName) GetNamespace() string {
@@ -4880,7 +5433,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[59]
+	mi := &file_gw_v1_log_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4892,7 +5445,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[59]
+	mi := &file_gw_v1_log_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4905,7 +5458,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{59}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -4970,7 +5523,7 @@ type IdempotencyRecord struct {
 
 func (x *IdempotencyRecord) Reset() {
 	*x = IdempotencyRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[60]
+	mi := &file_gw_v1_log_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4982,7 +5535,7 @@ func (x *IdempotencyRecord) String() string {
 func (*IdempotencyRecord) ProtoMessage() {}
 
 func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[60]
+	mi := &file_gw_v1_log_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4995,7 +5548,7 @@ func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdempotencyRecord.ProtoReflect.Descriptor instead.
 func (*IdempotencyRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{60}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *IdempotencyRecord) GetActor() string {
@@ -5045,7 +5598,7 @@ type StagedBlob struct {
 
 func (x *StagedBlob) Reset() {
 	*x = StagedBlob{}
-	mi := &file_gw_v1_log_proto_msgTypes[61]
+	mi := &file_gw_v1_log_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5057,7 +5610,7 @@ func (x *StagedBlob) String() string {
 func (*StagedBlob) ProtoMessage() {}
 
 func (x *StagedBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[61]
+	mi := &file_gw_v1_log_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5070,7 +5623,7 @@ func (x *StagedBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StagedBlob.ProtoReflect.Descriptor instead.
 func (*StagedBlob) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{61}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *StagedBlob) GetStage() string {
@@ -5119,7 +5672,7 @@ type ReleaseRecord struct {
 
 func (x *ReleaseRecord) Reset() {
 	*x = ReleaseRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[62]
+	mi := &file_gw_v1_log_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5131,7 +5684,7 @@ func (x *ReleaseRecord) String() string {
 func (*ReleaseRecord) ProtoMessage() {}
 
 func (x *ReleaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[62]
+	mi := &file_gw_v1_log_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5144,7 +5697,7 @@ func (x *ReleaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRecord.ProtoReflect.Descriptor instead.
 func (*ReleaseRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{62}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ReleaseRecord) GetNamespace() string {
@@ -5223,7 +5776,7 @@ type ReleaseEntry struct {
 
 func (x *ReleaseEntry) Reset() {
 	*x = ReleaseEntry{}
-	mi := &file_gw_v1_log_proto_msgTypes[63]
+	mi := &file_gw_v1_log_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5235,7 +5788,7 @@ func (x *ReleaseEntry) String() string {
 func (*ReleaseEntry) ProtoMessage() {}
 
 func (x *ReleaseEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[63]
+	mi := &file_gw_v1_log_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5248,7 +5801,7 @@ func (x *ReleaseEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseEntry.ProtoReflect.Descriptor instead.
 func (*ReleaseEntry) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{63}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ReleaseEntry) GetKind() string {
@@ -5286,6 +5839,475 @@ func (x *ReleaseEntry) GetSecrets() []string {
 	return nil
 }
 
+// PluginKVRecord is one key of a hub plugin.
+type PluginKVRecord struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	PluginId uint32                 `protobuf:"varint,1,opt,name=plugin_id,json=pluginId,proto3" json:"plugin_id,omitempty"`
+	Key      string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Value    []byte                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	// The log index of its last change.
+	Version uint64 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	// 0: never.
+	ExpiresAt     int64 `protobuf:"varint,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	UpdatedAt     int64 `protobuf:"varint,6,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PluginKVRecord) Reset() {
+	*x = PluginKVRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PluginKVRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PluginKVRecord) ProtoMessage() {}
+
+func (x *PluginKVRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PluginKVRecord.ProtoReflect.Descriptor instead.
+func (*PluginKVRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *PluginKVRecord) GetPluginId() uint32 {
+	if x != nil {
+		return x.PluginId
+	}
+	return 0
+}
+
+func (x *PluginKVRecord) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *PluginKVRecord) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *PluginKVRecord) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *PluginKVRecord) GetExpiresAt() int64 {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return 0
+}
+
+func (x *PluginKVRecord) GetUpdatedAt() int64 {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return 0
+}
+
+// PluginKVSizeRecord is how much a hub plugin keeps.
+type PluginKVSizeRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PluginId      uint32                 `protobuf:"varint,1,opt,name=plugin_id,json=pluginId,proto3" json:"plugin_id,omitempty"`
+	Keys          uint32                 `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PluginKVSizeRecord) Reset() {
+	*x = PluginKVSizeRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PluginKVSizeRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PluginKVSizeRecord) ProtoMessage() {}
+
+func (x *PluginKVSizeRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PluginKVSizeRecord.ProtoReflect.Descriptor instead.
+func (*PluginKVSizeRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *PluginKVSizeRecord) GetPluginId() uint32 {
+	if x != nil {
+		return x.PluginId
+	}
+	return 0
+}
+
+func (x *PluginKVSizeRecord) GetKeys() uint32 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *PluginKVSizeRecord) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// PluginMarkRecord is how far the payloads of a store and plugin are settled.
+type PluginMarkRecord struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StoreId   []byte                 `protobuf:"bytes,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	PluginId  uint32                 `protobuf:"varint,2,opt,name=plugin_id,json=pluginId,proto3" json:"plugin_id,omitempty"`
+	EdgeId    string                 `protobuf:"bytes,3,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
+	Namespace string                 `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Sequence  uint64                 `protobuf:"varint,5,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// When it last moved.
+	At            int64 `protobuf:"varint,6,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PluginMarkRecord) Reset() {
+	*x = PluginMarkRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PluginMarkRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PluginMarkRecord) ProtoMessage() {}
+
+func (x *PluginMarkRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PluginMarkRecord.ProtoReflect.Descriptor instead.
+func (*PluginMarkRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *PluginMarkRecord) GetStoreId() []byte {
+	if x != nil {
+		return x.StoreId
+	}
+	return nil
+}
+
+func (x *PluginMarkRecord) GetPluginId() uint32 {
+	if x != nil {
+		return x.PluginId
+	}
+	return 0
+}
+
+func (x *PluginMarkRecord) GetEdgeId() string {
+	if x != nil {
+		return x.EdgeId
+	}
+	return ""
+}
+
+func (x *PluginMarkRecord) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PluginMarkRecord) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *PluginMarkRecord) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+// PluginTallyRecord counts what became of the payloads sent to a plugin ID, since the cluster was made.
+type PluginTallyRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PluginId      uint32                 `protobuf:"varint,1,opt,name=plugin_id,json=pluginId,proto3" json:"plugin_id,omitempty"`
+	Handled       uint64                 `protobuf:"varint,2,opt,name=handled,proto3" json:"handled,omitempty"`
+	Errors        uint64                 `protobuf:"varint,3,opt,name=errors,proto3" json:"errors,omitempty"`
+	DeadLetters   uint64                 `protobuf:"varint,4,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	LastError     string                 `protobuf:"bytes,5,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	LastErrorAt   int64                  `protobuf:"varint,6,opt,name=last_error_at,json=lastErrorAt,proto3" json:"last_error_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PluginTallyRecord) Reset() {
+	*x = PluginTallyRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PluginTallyRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PluginTallyRecord) ProtoMessage() {}
+
+func (x *PluginTallyRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PluginTallyRecord.ProtoReflect.Descriptor instead.
+func (*PluginTallyRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *PluginTallyRecord) GetPluginId() uint32 {
+	if x != nil {
+		return x.PluginId
+	}
+	return 0
+}
+
+func (x *PluginTallyRecord) GetHandled() uint64 {
+	if x != nil {
+		return x.Handled
+	}
+	return 0
+}
+
+func (x *PluginTallyRecord) GetErrors() uint64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *PluginTallyRecord) GetDeadLetters() uint64 {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return 0
+}
+
+func (x *PluginTallyRecord) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
+func (x *PluginTallyRecord) GetLastErrorAt() int64 {
+	if x != nil {
+		return x.LastErrorAt
+	}
+	return 0
+}
+
+// DeadLetterRecord is a payload that nobody took; its bytes are at the edge.
+type DeadLetterRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	StoreId       []byte                 `protobuf:"bytes,2,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	PluginId      uint32                 `protobuf:"varint,3,opt,name=plugin_id,json=pluginId,proto3" json:"plugin_id,omitempty"`
+	Sequence      uint64                 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	EdgeId        string                 `protobuf:"bytes,5,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
+	Namespace     string                 `protobuf:"bytes,6,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	CorrelationId string                 `protobuf:"bytes,7,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
+	Metadata      map[string]string      `protobuf:"bytes,8,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Size          uint32                 `protobuf:"varint,9,opt,name=size,proto3" json:"size,omitempty"`
+	Reason        string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message       string                 `protobuf:"bytes,11,opt,name=message,proto3" json:"message,omitempty"`
+	SentAt        int64                  `protobuf:"varint,12,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	At            int64                  `protobuf:"varint,13,opt,name=at,proto3" json:"at,omitempty"`
+	// "held", "redelivering", "dropping" or "gone".
+	State         string `protobuf:"bytes,14,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetterRecord) Reset() {
+	*x = DeadLetterRecord{}
+	mi := &file_gw_v1_log_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetterRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetterRecord) ProtoMessage() {}
+
+func (x *DeadLetterRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetterRecord.ProtoReflect.Descriptor instead.
+func (*DeadLetterRecord) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *DeadLetterRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeadLetterRecord) GetStoreId() []byte {
+	if x != nil {
+		return x.StoreId
+	}
+	return nil
+}
+
+func (x *DeadLetterRecord) GetPluginId() uint32 {
+	if x != nil {
+		return x.PluginId
+	}
+	return 0
+}
+
+func (x *DeadLetterRecord) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *DeadLetterRecord) GetEdgeId() string {
+	if x != nil {
+		return x.EdgeId
+	}
+	return ""
+}
+
+func (x *DeadLetterRecord) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *DeadLetterRecord) GetCorrelationId() string {
+	if x != nil {
+		return x.CorrelationId
+	}
+	return ""
+}
+
+func (x *DeadLetterRecord) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *DeadLetterRecord) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *DeadLetterRecord) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DeadLetterRecord) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *DeadLetterRecord) GetSentAt() int64 {
+	if x != nil {
+		return x.SentAt
+	}
+	return 0
+}
+
+func (x *DeadLetterRecord) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *DeadLetterRecord) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 // SnapshotHeader opens a snapshot.
 type SnapshotHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -5298,7 +6320,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_gw_v1_log_proto_msgTypes[64]
+	mi := &file_gw_v1_log_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5310,7 +6332,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[64]
+	mi := &file_gw_v1_log_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5323,7 +6345,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{64}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -5351,7 +6373,7 @@ var File_gw_v1_log_proto protoreflect.FileDescriptor
 
 const file_gw_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x0fgw/v1/log.proto\x12\x05gw.v1\x1a\x11gw/v1/error.proto\"\xe4\x0f\n" +
+	"\x0fgw/v1/log.proto\x12\x05gw.v1\x1a\x11gw/v1/error.proto\"\x81\x12\n" +
 	"\aCommand\x12#\n" +
 	"\rfeature_level\x18\x01 \x01(\rR\ffeatureLevel\x12\x1c\n" +
 	"\tskippable\x18\x02 \x01(\bR\tskippable\x12'\n" +
@@ -5403,7 +6425,11 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"label_edge\x184 \x01(\v2\x16.gw.v1.LabelEdgeRecordH\x00R\tlabelEdge\x12:\n" +
 	"\vdelete_user\x185 \x01(\v2\x17.gw.v1.DeleteUserRecordH\x00R\n" +
-	"deleteUserB\x06\n" +
+	"deleteUser\x12@\n" +
+	"\x0fsettle_payloads\x18< \x01(\v2\x15.gw.v1.SettlePayloadsH\x00R\x0esettlePayloads\x12A\n" +
+	"\x10change_plugin_kv\x18= \x01(\v2\x15.gw.v1.ChangePluginKVH\x00R\x0echangePluginKv\x12G\n" +
+	"\x12order_dead_letters\x18> \x01(\v2\x17.gw.v1.OrderDeadLettersH\x00R\x10orderDeadLetters\x12M\n" +
+	"\x14resolve_dead_letters\x18? \x01(\v2\x19.gw.v1.ResolveDeadLettersH\x00R\x12resolveDeadLettersB\x06\n" +
 	"\x04body\"\x84\x02\n" +
 	"\x06Result\x12(\n" +
 	"\arefusal\x18\x01 \x01(\v2\x0e.gw.v1.RefusalR\arefusal\x12\x14\n" +
@@ -5552,7 +6578,45 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\fPutHubRecord\x12\"\n" +
 	"\x03hub\x18\x01 \x01(\v2\x10.gw.v1.HubRecordR\x03hub\"!\n" +
 	"\x0fRemoveHubRecord\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\b\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xcf\x01\n" +
+	"\x0eSettlePayloads\x12(\n" +
+	"\x05marks\x18\x01 \x03(\v2\x12.gw.v1.SettledMarkR\x05marks\x12)\n" +
+	"\x05reads\x18\x02 \x03(\v2\x13.gw.v1.PluginKVReadR\x05reads\x12,\n" +
+	"\x06writes\x18\x03 \x03(\v2\x14.gw.v1.PluginKVWriteR\x06writes\x12:\n" +
+	"\fdead_letters\x18\x04 \x03(\v2\x17.gw.v1.DeadLetterRecordR\vdeadLetters\"\xa2\x02\n" +
+	"\vSettledMark\x12\x19\n" +
+	"\bstore_id\x18\x01 \x01(\fR\astoreId\x12\x1b\n" +
+	"\tplugin_id\x18\x02 \x01(\rR\bpluginId\x12\x17\n" +
+	"\aedge_id\x18\x03 \x01(\tR\x06edgeId\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x14\n" +
+	"\x05after\x18\x05 \x01(\x04R\x05after\x12\x1a\n" +
+	"\bsequence\x18\x06 \x01(\x04R\bsequence\x12\x18\n" +
+	"\ahandled\x18\a \x01(\x04R\ahandled\x12\x16\n" +
+	"\x06errors\x18\b \x01(\x04R\x06errors\x12!\n" +
+	"\fdead_letters\x18\t \x01(\x04R\vdeadLetters\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\n" +
+	" \x01(\tR\tlastError\"W\n" +
+	"\fPluginKVRead\x12\x1b\n" +
+	"\tplugin_id\x18\x01 \x01(\rR\bpluginId\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\x8b\x01\n" +
+	"\rPluginKVWrite\x12\x1b\n" +
+	"\tplugin_id\x18\x01 \x01(\rR\bpluginId\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\x12\x16\n" +
+	"\x06delete\x18\x04 \x01(\bR\x06delete\x12\x1d\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\x03R\texpiresAt\">\n" +
+	"\x0eChangePluginKV\x12,\n" +
+	"\x06writes\x18\x01 \x03(\v2\x14.gw.v1.PluginKVWriteR\x06writes\"B\n" +
+	"\x10OrderDeadLetters\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x1c\n" +
+	"\tredeliver\x18\x02 \x01(\bR\tredeliver\"U\n" +
+	"\x12ResolveDeadLetters\x12\x17\n" +
+	"\aedge_id\x18\x01 \x01(\tR\x06edgeId\x12\x12\n" +
+	"\x04done\x18\x02 \x03(\tR\x04done\x12\x12\n" +
+	"\x04gone\x18\x03 \x03(\tR\x04gone\"\b\n" +
 	"\x06Beacon\"'\n" +
 	"\n" +
 	"RaiseEpoch\x12\x19\n" +
@@ -5803,7 +6867,54 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x12\n" +
 	"\x04spec\x18\x04 \x01(\fR\x04spec\x12\x18\n" +
-	"\asecrets\x18\x05 \x03(\tR\asecrets\"n\n" +
+	"\asecrets\x18\x05 \x03(\tR\asecrets\"\xad\x01\n" +
+	"\x0ePluginKVRecord\x12\x1b\n" +
+	"\tplugin_id\x18\x01 \x01(\rR\bpluginId\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\x12\x1d\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\x03R\texpiresAt\x12\x1d\n" +
+	"\n" +
+	"updated_at\x18\x06 \x01(\x03R\tupdatedAt\"[\n" +
+	"\x12PluginKVSizeRecord\x12\x1b\n" +
+	"\tplugin_id\x18\x01 \x01(\rR\bpluginId\x12\x12\n" +
+	"\x04keys\x18\x02 \x01(\rR\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"\xad\x01\n" +
+	"\x10PluginMarkRecord\x12\x19\n" +
+	"\bstore_id\x18\x01 \x01(\fR\astoreId\x12\x1b\n" +
+	"\tplugin_id\x18\x02 \x01(\rR\bpluginId\x12\x17\n" +
+	"\aedge_id\x18\x03 \x01(\tR\x06edgeId\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\bsequence\x18\x05 \x01(\x04R\bsequence\x12\x0e\n" +
+	"\x02at\x18\x06 \x01(\x03R\x02at\"\xc8\x01\n" +
+	"\x11PluginTallyRecord\x12\x1b\n" +
+	"\tplugin_id\x18\x01 \x01(\rR\bpluginId\x12\x18\n" +
+	"\ahandled\x18\x02 \x01(\x04R\ahandled\x12\x16\n" +
+	"\x06errors\x18\x03 \x01(\x04R\x06errors\x12!\n" +
+	"\fdead_letters\x18\x04 \x01(\x04R\vdeadLetters\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\x05 \x01(\tR\tlastError\x12\"\n" +
+	"\rlast_error_at\x18\x06 \x01(\x03R\vlastErrorAt\"\xd9\x03\n" +
+	"\x10DeadLetterRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
+	"\bstore_id\x18\x02 \x01(\fR\astoreId\x12\x1b\n" +
+	"\tplugin_id\x18\x03 \x01(\rR\bpluginId\x12\x1a\n" +
+	"\bsequence\x18\x04 \x01(\x04R\bsequence\x12\x17\n" +
+	"\aedge_id\x18\x05 \x01(\tR\x06edgeId\x12\x1c\n" +
+	"\tnamespace\x18\x06 \x01(\tR\tnamespace\x12%\n" +
+	"\x0ecorrelation_id\x18\a \x01(\tR\rcorrelationId\x12A\n" +
+	"\bmetadata\x18\b \x03(\v2%.gw.v1.DeadLetterRecord.MetadataEntryR\bmetadata\x12\x12\n" +
+	"\x04size\x18\t \x01(\rR\x04size\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\v \x01(\tR\amessage\x12\x17\n" +
+	"\asent_at\x18\f \x01(\x03R\x06sentAt\x12\x0e\n" +
+	"\x02at\x18\r \x01(\x03R\x02at\x12\x14\n" +
+	"\x05state\x18\x0e \x01(\tR\x05state\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"n\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12.\n" +
 	"\acluster\x18\x02 \x01(\v2\x14.gw.v1.ClusterRecordR\acluster\x12\x14\n" +
@@ -5853,7 +6964,7 @@ func file_gw_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_gw_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_gw_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_gw_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
 var file_gw_v1_log_proto_goTypes = []any{
 	(RefusalCode)(0),              // 0: gw.v1.RefusalCode
 	(PushOutcome)(0),              // 1: gw.v1.PushOutcome
@@ -5895,40 +7006,53 @@ var file_gw_v1_log_proto_goTypes = []any{
 	(*EnrollHub)(nil),             // 37: gw.v1.EnrollHub
 	(*PutHubRecord)(nil),          // 38: gw.v1.PutHubRecord
 	(*RemoveHubRecord)(nil),       // 39: gw.v1.RemoveHubRecord
-	(*Beacon)(nil),                // 40: gw.v1.Beacon
-	(*RaiseEpoch)(nil),            // 41: gw.v1.RaiseEpoch
-	(*ClusterRecord)(nil),         // 42: gw.v1.ClusterRecord
-	(*ResourceRecord)(nil),        // 43: gw.v1.ResourceRecord
-	(*AppRecord)(nil),             // 44: gw.v1.AppRecord
-	(*TokenRecord)(nil),           // 45: gw.v1.TokenRecord
-	(*SecretRecord)(nil),          // 46: gw.v1.SecretRecord
-	(*JoinTokenRecord)(nil),       // 47: gw.v1.JoinTokenRecord
-	(*EdgeRecord)(nil),            // 48: gw.v1.EdgeRecord
-	(*LoadFailure)(nil),           // 49: gw.v1.LoadFailure
-	(*PushRecord)(nil),            // 50: gw.v1.PushRecord
-	(*NamespacePush)(nil),         // 51: gw.v1.NamespacePush
-	(*PushEdgeRecord)(nil),        // 52: gw.v1.PushEdgeRecord
-	(*FreezeRecord)(nil),          // 53: gw.v1.FreezeRecord
-	(*RevocationRecord)(nil),      // 54: gw.v1.RevocationRecord
-	(*TimelineRecord)(nil),        // 55: gw.v1.TimelineRecord
-	(*TimelineEntry)(nil),         // 56: gw.v1.TimelineEntry
-	(*HubRecord)(nil),             // 57: gw.v1.HubRecord
-	(*UserRecord)(nil),            // 58: gw.v1.UserRecord
-	(*SessionRecord)(nil),         // 59: gw.v1.SessionRecord
-	(*AccessChangeRecord)(nil),    // 60: gw.v1.AccessChangeRecord
-	(*SecretName)(nil),            // 61: gw.v1.SecretName
-	(*AuditRecord)(nil),           // 62: gw.v1.AuditRecord
-	(*IdempotencyRecord)(nil),     // 63: gw.v1.IdempotencyRecord
-	(*StagedBlob)(nil),            // 64: gw.v1.StagedBlob
-	(*ReleaseRecord)(nil),         // 65: gw.v1.ReleaseRecord
-	(*ReleaseEntry)(nil),          // 66: gw.v1.ReleaseEntry
-	(*SnapshotHeader)(nil),        // 67: gw.v1.SnapshotHeader
-	nil,                           // 68: gw.v1.ResourceEdit.LabelsEntry
-	nil,                           // 69: gw.v1.LabelEdgeRecord.SetEntry
-	nil,                           // 70: gw.v1.ResourceRecord.LabelsEntry
-	nil,                           // 71: gw.v1.JoinTokenRecord.LabelsEntry
-	nil,                           // 72: gw.v1.EdgeRecord.LabelsEntry
-	(*ErrorDetail)(nil),           // 73: gw.v1.ErrorDetail
+	(*SettlePayloads)(nil),        // 40: gw.v1.SettlePayloads
+	(*SettledMark)(nil),           // 41: gw.v1.SettledMark
+	(*PluginKVRead)(nil),          // 42: gw.v1.PluginKVRead
+	(*PluginKVWrite)(nil),         // 43: gw.v1.PluginKVWrite
+	(*ChangePluginKV)(nil),        // 44: gw.v1.ChangePluginKV
+	(*OrderDeadLetters)(nil),      // 45: gw.v1.OrderDeadLetters
+	(*ResolveDeadLetters)(nil),    // 46: gw.v1.ResolveDeadLetters
+	(*Beacon)(nil),                // 47: gw.v1.Beacon
+	(*RaiseEpoch)(nil),            // 48: gw.v1.RaiseEpoch
+	(*ClusterRecord)(nil),         // 49: gw.v1.ClusterRecord
+	(*ResourceRecord)(nil),        // 50: gw.v1.ResourceRecord
+	(*AppRecord)(nil),             // 51: gw.v1.AppRecord
+	(*TokenRecord)(nil),           // 52: gw.v1.TokenRecord
+	(*SecretRecord)(nil),          // 53: gw.v1.SecretRecord
+	(*JoinTokenRecord)(nil),       // 54: gw.v1.JoinTokenRecord
+	(*EdgeRecord)(nil),            // 55: gw.v1.EdgeRecord
+	(*LoadFailure)(nil),           // 56: gw.v1.LoadFailure
+	(*PushRecord)(nil),            // 57: gw.v1.PushRecord
+	(*NamespacePush)(nil),         // 58: gw.v1.NamespacePush
+	(*PushEdgeRecord)(nil),        // 59: gw.v1.PushEdgeRecord
+	(*FreezeRecord)(nil),          // 60: gw.v1.FreezeRecord
+	(*RevocationRecord)(nil),      // 61: gw.v1.RevocationRecord
+	(*TimelineRecord)(nil),        // 62: gw.v1.TimelineRecord
+	(*TimelineEntry)(nil),         // 63: gw.v1.TimelineEntry
+	(*HubRecord)(nil),             // 64: gw.v1.HubRecord
+	(*UserRecord)(nil),            // 65: gw.v1.UserRecord
+	(*SessionRecord)(nil),         // 66: gw.v1.SessionRecord
+	(*AccessChangeRecord)(nil),    // 67: gw.v1.AccessChangeRecord
+	(*SecretName)(nil),            // 68: gw.v1.SecretName
+	(*AuditRecord)(nil),           // 69: gw.v1.AuditRecord
+	(*IdempotencyRecord)(nil),     // 70: gw.v1.IdempotencyRecord
+	(*StagedBlob)(nil),            // 71: gw.v1.StagedBlob
+	(*ReleaseRecord)(nil),         // 72: gw.v1.ReleaseRecord
+	(*ReleaseEntry)(nil),          // 73: gw.v1.ReleaseEntry
+	(*PluginKVRecord)(nil),        // 74: gw.v1.PluginKVRecord
+	(*PluginKVSizeRecord)(nil),    // 75: gw.v1.PluginKVSizeRecord
+	(*PluginMarkRecord)(nil),      // 76: gw.v1.PluginMarkRecord
+	(*PluginTallyRecord)(nil),     // 77: gw.v1.PluginTallyRecord
+	(*DeadLetterRecord)(nil),      // 78: gw.v1.DeadLetterRecord
+	(*SnapshotHeader)(nil),        // 79: gw.v1.SnapshotHeader
+	nil,                           // 80: gw.v1.ResourceEdit.LabelsEntry
+	nil,                           // 81: gw.v1.LabelEdgeRecord.SetEntry
+	nil,                           // 82: gw.v1.ResourceRecord.LabelsEntry
+	nil,                           // 83: gw.v1.JoinTokenRecord.LabelsEntry
+	nil,                           // 84: gw.v1.EdgeRecord.LabelsEntry
+	nil,                           // 85: gw.v1.DeadLetterRecord.MetadataEntry
+	(*ErrorDetail)(nil),           // 86: gw.v1.ErrorDetail
 }
 var file_gw_v1_log_proto_depIdxs = []int32{
 	6,  // 0: gw.v1.Command.bootstrap:type_name -> gw.v1.Bootstrap
@@ -5953,8 +7077,8 @@ var file_gw_v1_log_proto_depIdxs = []int32{
 	37, // 19: gw.v1.Command.enroll_hub:type_name -> gw.v1.EnrollHub
 	38, // 20: gw.v1.Command.put_hub:type_name -> gw.v1.PutHubRecord
 	39, // 21: gw.v1.Command.remove_hub:type_name -> gw.v1.RemoveHubRecord
-	40, // 22: gw.v1.Command.beacon:type_name -> gw.v1.Beacon
-	41, // 23: gw.v1.Command.raise_epoch:type_name -> gw.v1.RaiseEpoch
+	47, // 22: gw.v1.Command.beacon:type_name -> gw.v1.Beacon
+	48, // 23: gw.v1.Command.raise_epoch:type_name -> gw.v1.RaiseEpoch
 	12, // 24: gw.v1.Command.rollback_releases:type_name -> gw.v1.RollbackReleases
 	14, // 25: gw.v1.Command.freeze_pushes:type_name -> gw.v1.FreezePushes
 	15, // 26: gw.v1.Command.unfreeze_pushes:type_name -> gw.v1.UnfreezePushes
@@ -5962,44 +7086,54 @@ var file_gw_v1_log_proto_depIdxs = []int32{
 	31, // 28: gw.v1.Command.retry_edge:type_name -> gw.v1.RetryEdgeRecord
 	32, // 29: gw.v1.Command.label_edge:type_name -> gw.v1.LabelEdgeRecord
 	34, // 30: gw.v1.Command.delete_user:type_name -> gw.v1.DeleteUserRecord
-	5,  // 31: gw.v1.Result.refusal:type_name -> gw.v1.Refusal
-	17, // 32: gw.v1.Result.push:type_name -> gw.v1.PushedReleases
-	0,  // 33: gw.v1.Refusal.code:type_name -> gw.v1.RefusalCode
-	73, // 34: gw.v1.Refusal.detail:type_name -> gw.v1.ErrorDetail
-	10, // 35: gw.v1.ChangeResources.edits:type_name -> gw.v1.ResourceEdit
-	68, // 36: gw.v1.ResourceEdit.labels:type_name -> gw.v1.ResourceEdit.LabelsEntry
-	16, // 37: gw.v1.PushReleases.namespaces:type_name -> gw.v1.NamespaceChecksum
-	13, // 38: gw.v1.RollbackReleases.namespaces:type_name -> gw.v1.RollbackNamespace
-	18, // 39: gw.v1.PushedReleases.namespaces:type_name -> gw.v1.PushedRelease
-	44, // 40: gw.v1.PutAppRecord.app:type_name -> gw.v1.AppRecord
-	45, // 41: gw.v1.PutTokenRecord.token:type_name -> gw.v1.TokenRecord
-	46, // 42: gw.v1.PutSecretRecord.secret:type_name -> gw.v1.SecretRecord
-	47, // 43: gw.v1.PutJoinTokenRecord.join_token:type_name -> gw.v1.JoinTokenRecord
-	48, // 44: gw.v1.EnrollEdge.edge:type_name -> gw.v1.EdgeRecord
-	48, // 45: gw.v1.UpdateEdges.edges:type_name -> gw.v1.EdgeRecord
-	69, // 46: gw.v1.LabelEdgeRecord.set:type_name -> gw.v1.LabelEdgeRecord.SetEntry
-	58, // 47: gw.v1.PutUserRecord.user:type_name -> gw.v1.UserRecord
-	59, // 48: gw.v1.PutSessionRecord.session:type_name -> gw.v1.SessionRecord
-	57, // 49: gw.v1.EnrollHub.hub:type_name -> gw.v1.HubRecord
-	57, // 50: gw.v1.PutHubRecord.hub:type_name -> gw.v1.HubRecord
-	70, // 51: gw.v1.ResourceRecord.labels:type_name -> gw.v1.ResourceRecord.LabelsEntry
-	71, // 52: gw.v1.JoinTokenRecord.labels:type_name -> gw.v1.JoinTokenRecord.LabelsEntry
-	72, // 53: gw.v1.EdgeRecord.labels:type_name -> gw.v1.EdgeRecord.LabelsEntry
-	49, // 54: gw.v1.EdgeRecord.failure:type_name -> gw.v1.LoadFailure
-	51, // 55: gw.v1.PushRecord.namespaces:type_name -> gw.v1.NamespacePush
-	1,  // 56: gw.v1.PushEdgeRecord.outcome:type_name -> gw.v1.PushOutcome
-	49, // 57: gw.v1.PushEdgeRecord.failure:type_name -> gw.v1.LoadFailure
-	2,  // 58: gw.v1.TimelineEntry.event:type_name -> gw.v1.TimelineEvent
-	61, // 59: gw.v1.AccessChangeRecord.changed_secret:type_name -> gw.v1.SecretName
-	4,  // 60: gw.v1.IdempotencyRecord.result:type_name -> gw.v1.Result
-	66, // 61: gw.v1.ReleaseRecord.upserts:type_name -> gw.v1.ReleaseEntry
-	66, // 62: gw.v1.ReleaseRecord.removals:type_name -> gw.v1.ReleaseEntry
-	42, // 63: gw.v1.SnapshotHeader.cluster:type_name -> gw.v1.ClusterRecord
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	40, // 31: gw.v1.Command.settle_payloads:type_name -> gw.v1.SettlePayloads
+	44, // 32: gw.v1.Command.change_plugin_kv:type_name -> gw.v1.ChangePluginKV
+	45, // 33: gw.v1.Command.order_dead_letters:type_name -> gw.v1.OrderDeadLetters
+	46, // 34: gw.v1.Command.resolve_dead_letters:type_name -> gw.v1.ResolveDeadLetters
+	5,  // 35: gw.v1.Result.refusal:type_name -> gw.v1.Refusal
+	17, // 36: gw.v1.Result.push:type_name -> gw.v1.PushedReleases
+	0,  // 37: gw.v1.Refusal.code:type_name -> gw.v1.RefusalCode
+	86, // 38: gw.v1.Refusal.detail:type_name -> gw.v1.ErrorDetail
+	10, // 39: gw.v1.ChangeResources.edits:type_name -> gw.v1.ResourceEdit
+	80, // 40: gw.v1.ResourceEdit.labels:type_name -> gw.v1.ResourceEdit.LabelsEntry
+	16, // 41: gw.v1.PushReleases.namespaces:type_name -> gw.v1.NamespaceChecksum
+	13, // 42: gw.v1.RollbackReleases.namespaces:type_name -> gw.v1.RollbackNamespace
+	18, // 43: gw.v1.PushedReleases.namespaces:type_name -> gw.v1.PushedRelease
+	51, // 44: gw.v1.PutAppRecord.app:type_name -> gw.v1.AppRecord
+	52, // 45: gw.v1.PutTokenRecord.token:type_name -> gw.v1.TokenRecord
+	53, // 46: gw.v1.PutSecretRecord.secret:type_name -> gw.v1.SecretRecord
+	54, // 47: gw.v1.PutJoinTokenRecord.join_token:type_name -> gw.v1.JoinTokenRecord
+	55, // 48: gw.v1.EnrollEdge.edge:type_name -> gw.v1.EdgeRecord
+	55, // 49: gw.v1.UpdateEdges.edges:type_name -> gw.v1.EdgeRecord
+	81, // 50: gw.v1.LabelEdgeRecord.set:type_name -> gw.v1.LabelEdgeRecord.SetEntry
+	65, // 51: gw.v1.PutUserRecord.user:type_name -> gw.v1.UserRecord
+	66, // 52: gw.v1.PutSessionRecord.session:type_name -> gw.v1.SessionRecord
+	64, // 53: gw.v1.EnrollHub.hub:type_name -> gw.v1.HubRecord
+	64, // 54: gw.v1.PutHubRecord.hub:type_name -> gw.v1.HubRecord
+	41, // 55: gw.v1.SettlePayloads.marks:type_name -> gw.v1.SettledMark
+	42, // 56: gw.v1.SettlePayloads.reads:type_name -> gw.v1.PluginKVRead
+	43, // 57: gw.v1.SettlePayloads.writes:type_name -> gw.v1.PluginKVWrite
+	78, // 58: gw.v1.SettlePayloads.dead_letters:type_name -> gw.v1.DeadLetterRecord
+	43, // 59: gw.v1.ChangePluginKV.writes:type_name -> gw.v1.PluginKVWrite
+	82, // 60: gw.v1.ResourceRecord.labels:type_name -> gw.v1.ResourceRecord.LabelsEntry
+	83, // 61: gw.v1.JoinTokenRecord.labels:type_name -> gw.v1.JoinTokenRecord.LabelsEntry
+	84, // 62: gw.v1.EdgeRecord.labels:type_name -> gw.v1.EdgeRecord.LabelsEntry
+	56, // 63: gw.v1.EdgeRecord.failure:type_name -> gw.v1.LoadFailure
+	58, // 64: gw.v1.PushRecord.namespaces:type_name -> gw.v1.NamespacePush
+	1,  // 65: gw.v1.PushEdgeRecord.outcome:type_name -> gw.v1.PushOutcome
+	56, // 66: gw.v1.PushEdgeRecord.failure:type_name -> gw.v1.LoadFailure
+	2,  // 67: gw.v1.TimelineEntry.event:type_name -> gw.v1.TimelineEvent
+	68, // 68: gw.v1.AccessChangeRecord.changed_secret:type_name -> gw.v1.SecretName
+	4,  // 69: gw.v1.IdempotencyRecord.result:type_name -> gw.v1.Result
+	73, // 70: gw.v1.ReleaseRecord.upserts:type_name -> gw.v1.ReleaseEntry
+	73, // 71: gw.v1.ReleaseRecord.removals:type_name -> gw.v1.ReleaseEntry
+	85, // 72: gw.v1.DeadLetterRecord.metadata:type_name -> gw.v1.DeadLetterRecord.MetadataEntry
+	49, // 73: gw.v1.SnapshotHeader.cluster:type_name -> gw.v1.ClusterRecord
+	74, // [74:74] is the sub-list for method output_type
+	74, // [74:74] is the sub-list for method input_type
+	74, // [74:74] is the sub-list for extension type_name
+	74, // [74:74] is the sub-list for extension extendee
+	0,  // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_log_proto_init() }
@@ -6040,8 +7174,12 @@ func file_gw_v1_log_proto_init() {
 		(*Command_RetryEdge)(nil),
 		(*Command_LabelEdge)(nil),
 		(*Command_DeleteUser)(nil),
+		(*Command_SettlePayloads)(nil),
+		(*Command_ChangePluginKv)(nil),
+		(*Command_OrderDeadLetters)(nil),
+		(*Command_ResolveDeadLetters)(nil),
 	}
-	file_gw_v1_log_proto_msgTypes[57].OneofWrappers = []any{
+	file_gw_v1_log_proto_msgTypes[64].OneofWrappers = []any{
 		(*AccessChangeRecord_RevokedToken)(nil),
 		(*AccessChangeRecord_ChangedApp)(nil),
 		(*AccessChangeRecord_DeletedApp)(nil),
@@ -6053,7 +7191,7 @@ func file_gw_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_log_proto_rawDesc), len(file_gw_v1_log_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   70,
+			NumMessages:   83,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

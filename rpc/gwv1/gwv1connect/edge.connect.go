@@ -51,6 +51,9 @@ const (
 	// EdgeServiceValidateTokenProcedure is the fully-qualified name of the EdgeService's ValidateToken
 	// RPC.
 	EdgeServiceValidateTokenProcedure = "/gw.v1.EdgeService/ValidateToken"
+	// EdgeServiceSendPluginControlBatchProcedure is the fully-qualified name of the EdgeService's
+	// SendPluginControlBatch RPC.
+	EdgeServiceSendPluginControlBatchProcedure = "/gw.v1.EdgeService/SendPluginControlBatch"
 	// EdgeServiceGoodbyeProcedure is the fully-qualified name of the EdgeService's Goodbye RPC.
 	EdgeServiceGoodbyeProcedure = "/gw.v1.EdgeService/Goodbye"
 )
@@ -72,6 +75,9 @@ type EdgeServiceClient interface {
 	FetchSecrets(context.Context, *gwv1.FetchSecretsRequest) (*gwv1.FetchSecretsResponse, error)
 	// ValidateToken answers for a token the edge has not seen.
 	ValidateToken(context.Context, *gwv1.ValidateTokenRequest) (*gwv1.ValidateTokenResponse, error)
+	// SendPluginControlBatch brings payloads of the edge's plugins to the hub plugins with the same IDs. Each has an outcome
+	// of its own.
+	SendPluginControlBatch(context.Context, *gwv1.SendPluginControlBatchRequest) (*gwv1.SendPluginControlBatchResponse, error)
 	// Goodbye ends a session on purpose.
 	Goodbye(context.Context, *gwv1.GoodbyeRequest) (*gwv1.GoodbyeResponse, error)
 }
@@ -129,6 +135,12 @@ func NewEdgeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(edgeServiceMethods.ByName("ValidateToken")),
 			connect.WithClientOptions(opts...),
 		),
+		sendPluginControlBatch: connect.NewClient[gwv1.SendPluginControlBatchRequest, gwv1.SendPluginControlBatchResponse](
+			httpClient,
+			baseURL+EdgeServiceSendPluginControlBatchProcedure,
+			connect.WithSchema(edgeServiceMethods.ByName("SendPluginControlBatch")),
+			connect.WithClientOptions(opts...),
+		),
 		goodbye: connect.NewClient[gwv1.GoodbyeRequest, gwv1.GoodbyeResponse](
 			httpClient,
 			baseURL+EdgeServiceGoodbyeProcedure,
@@ -140,14 +152,15 @@ func NewEdgeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // edgeServiceClient implements EdgeServiceClient.
 type edgeServiceClient struct {
-	enroll           *connect.Client[gwv1.EnrollRequest, gwv1.EnrollResponse]
-	renewCertificate *connect.Client[gwv1.RenewCertificateRequest, gwv1.RenewCertificateResponse]
-	heartbeat        *connect.Client[gwv1.HeartbeatRequest, gwv1.HeartbeatResponse]
-	watch            *connect.Client[gwv1.WatchRequest, gwv1.WatchResponse]
-	fetchRelease     *connect.Client[gwv1.FetchReleaseRequest, gwv1.FetchReleaseResponse]
-	fetchSecrets     *connect.Client[gwv1.FetchSecretsRequest, gwv1.FetchSecretsResponse]
-	validateToken    *connect.Client[gwv1.ValidateTokenRequest, gwv1.ValidateTokenResponse]
-	goodbye          *connect.Client[gwv1.GoodbyeRequest, gwv1.GoodbyeResponse]
+	enroll                 *connect.Client[gwv1.EnrollRequest, gwv1.EnrollResponse]
+	renewCertificate       *connect.Client[gwv1.RenewCertificateRequest, gwv1.RenewCertificateResponse]
+	heartbeat              *connect.Client[gwv1.HeartbeatRequest, gwv1.HeartbeatResponse]
+	watch                  *connect.Client[gwv1.WatchRequest, gwv1.WatchResponse]
+	fetchRelease           *connect.Client[gwv1.FetchReleaseRequest, gwv1.FetchReleaseResponse]
+	fetchSecrets           *connect.Client[gwv1.FetchSecretsRequest, gwv1.FetchSecretsResponse]
+	validateToken          *connect.Client[gwv1.ValidateTokenRequest, gwv1.ValidateTokenResponse]
+	sendPluginControlBatch *connect.Client[gwv1.SendPluginControlBatchRequest, gwv1.SendPluginControlBatchResponse]
+	goodbye                *connect.Client[gwv1.GoodbyeRequest, gwv1.GoodbyeResponse]
 }
 
 // Enroll calls gw.v1.EdgeService.Enroll.
@@ -205,6 +218,15 @@ func (c *edgeServiceClient) ValidateToken(ctx context.Context, req *gwv1.Validat
 	return nil, err
 }
 
+// SendPluginControlBatch calls gw.v1.EdgeService.SendPluginControlBatch.
+func (c *edgeServiceClient) SendPluginControlBatch(ctx context.Context, req *gwv1.SendPluginControlBatchRequest) (*gwv1.SendPluginControlBatchResponse, error) {
+	response, err := c.sendPluginControlBatch.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Goodbye calls gw.v1.EdgeService.Goodbye.
 func (c *edgeServiceClient) Goodbye(ctx context.Context, req *gwv1.GoodbyeRequest) (*gwv1.GoodbyeResponse, error) {
 	response, err := c.goodbye.CallUnary(ctx, connect.NewRequest(req))
@@ -231,6 +253,9 @@ type EdgeServiceHandler interface {
 	FetchSecrets(context.Context, *gwv1.FetchSecretsRequest) (*gwv1.FetchSecretsResponse, error)
 	// ValidateToken answers for a token the edge has not seen.
 	ValidateToken(context.Context, *gwv1.ValidateTokenRequest) (*gwv1.ValidateTokenResponse, error)
+	// SendPluginControlBatch brings payloads of the edge's plugins to the hub plugins with the same IDs. Each has an outcome
+	// of its own.
+	SendPluginControlBatch(context.Context, *gwv1.SendPluginControlBatchRequest) (*gwv1.SendPluginControlBatchResponse, error)
 	// Goodbye ends a session on purpose.
 	Goodbye(context.Context, *gwv1.GoodbyeRequest) (*gwv1.GoodbyeResponse, error)
 }
@@ -284,6 +309,12 @@ func NewEdgeServiceHandler(svc EdgeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(edgeServiceMethods.ByName("ValidateToken")),
 		connect.WithHandlerOptions(opts...),
 	)
+	edgeServiceSendPluginControlBatchHandler := connect.NewUnaryHandlerSimple(
+		EdgeServiceSendPluginControlBatchProcedure,
+		svc.SendPluginControlBatch,
+		connect.WithSchema(edgeServiceMethods.ByName("SendPluginControlBatch")),
+		connect.WithHandlerOptions(opts...),
+	)
 	edgeServiceGoodbyeHandler := connect.NewUnaryHandlerSimple(
 		EdgeServiceGoodbyeProcedure,
 		svc.Goodbye,
@@ -306,6 +337,8 @@ func NewEdgeServiceHandler(svc EdgeServiceHandler, opts ...connect.HandlerOption
 			edgeServiceFetchSecretsHandler.ServeHTTP(w, r)
 		case EdgeServiceValidateTokenProcedure:
 			edgeServiceValidateTokenHandler.ServeHTTP(w, r)
+		case EdgeServiceSendPluginControlBatchProcedure:
+			edgeServiceSendPluginControlBatchHandler.ServeHTTP(w, r)
 		case EdgeServiceGoodbyeProcedure:
 			edgeServiceGoodbyeHandler.ServeHTTP(w, r)
 		default:
@@ -343,6 +376,10 @@ func (UnimplementedEdgeServiceHandler) FetchSecrets(context.Context, *gwv1.Fetch
 
 func (UnimplementedEdgeServiceHandler) ValidateToken(context.Context, *gwv1.ValidateTokenRequest) (*gwv1.ValidateTokenResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.EdgeService.ValidateToken is not implemented"))
+}
+
+func (UnimplementedEdgeServiceHandler) SendPluginControlBatch(context.Context, *gwv1.SendPluginControlBatchRequest) (*gwv1.SendPluginControlBatchResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("gw.v1.EdgeService.SendPluginControlBatch is not implemented"))
 }
 
 func (UnimplementedEdgeServiceHandler) Goodbye(context.Context, *gwv1.GoodbyeRequest) (*gwv1.GoodbyeResponse, error) {
