@@ -68,6 +68,8 @@ type HubConfig struct {
 	DiskFree func() uint64
 	// Membership says when hubs that join get a vote.
 	Membership raftstore.MembershipConfig
+	// Plugins are the hub plugins of this process; nil means none.
+	Plugins HubPlugins
 	// Metrics is where gw_rpc_… and gw_fleet_… are registered; nil means nowhere.
 	Metrics prometheus.Registerer
 }
@@ -88,6 +90,9 @@ func (c *HubConfig) complete() error {
 			t := time.NewTicker(d)
 			return t.C, t.Stop
 		}
+	}
+	if c.Plugins == nil {
+		c.Plugins = noPlugins{}
 	}
 	if c.DiskFree == nil {
 		c.DiskFree = c.Store.DiskFree
@@ -110,6 +115,7 @@ type Hub struct {
 	Cluster  *ClusterServer
 	Hubs     *HubServer
 	Audit    *AuditServer
+	Plugins  *PluginServer
 
 	core *core
 }
@@ -125,7 +131,9 @@ func NewHub(c HubConfig) (*Hub, error) {
 		now: c.Now, ticker: c.Ticker, log: c.Logger, notices: newNotices(), tenure: newTenure(),
 		address: c.Address, version: c.Version, clusterKey: c.ClusterKey, peerTransport: c.PeerTransport,
 		dialHub: c.DialHub, diskFree: c.DiskFree, membership: c.Membership, procedures: procedures(),
+		plugins: c.Plugins,
 	}
+	k.delivery = newDelivery(k)
 	var err error
 	if k.metrics, err = newMetrics(c.Metrics, k); err != nil {
 		return nil, err
@@ -137,6 +145,7 @@ func NewHub(c HubConfig) (*Hub, error) {
 		Cluster: &ClusterServer{core: k},
 		Audit:   &AuditServer{k},
 		Hubs:    &HubServer{core: k, throttle: newThrottle(maxTries, k.now)},
+		Plugins: &PluginServer{k},
 		core:    k,
 	}, nil
 }
@@ -159,6 +168,8 @@ type core struct {
 	dialHub       func(ctx context.Context, address string) (net.Conn, error)
 	diskFree      func() uint64
 	membership    raftstore.MembershipConfig
+	plugins       HubPlugins
+	delivery      *delivery
 	procedures    map[string]procedure // path → procedure; never changed
 	metrics       *metrics
 

@@ -73,7 +73,7 @@ func (k *core) describe() *gwv1.DescribeResponse {
 	d := &gwv1.DescribeResponse{
 		Id: k.store.NodeID(), Version: k.version, AppliedIndex: k.store.State().Index(), Term: k.store.Term(),
 		Hubs: k.hubAddresses(), FeatureLevel: FeatureLevel, LeaderContact: leaderContact(k.store.LeaderContact()),
-		DiskFreeBytes: k.diskFree(),
+		DiskFreeBytes: k.diskFree(), Plugins: k.plugins.Processes(),
 	}
 	d.LeaderId, d.LeaderAddress = k.store.Leader()
 	if err := k.fault(); err != nil {

@@ -33,10 +33,11 @@ func adminMux(h *Hub) http.Handler {
 	mux.Handle(gwv1connect.NewAccessServiceHandler(h.Access, options...))
 	mux.Handle(gwv1connect.NewClusterServiceHandler(h.Cluster, options...))
 	mux.Handle(gwv1connect.NewAuditServiceHandler(h.Audit, options...))
+	mux.Handle(gwv1connect.NewPluginServiceHandler(h.Plugins, options...))
 	// What services there are is no secret, so tools may ask without a token.
 	reflector := grpcreflect.NewStaticReflector(
 		gwv1connect.ConfigServiceName, gwv1connect.ReleaseServiceName, gwv1connect.FleetServiceName, gwv1connect.AccessServiceName,
-		gwv1connect.ClusterServiceName, gwv1connect.AuditServiceName)
+		gwv1connect.ClusterServiceName, gwv1connect.AuditServiceName, gwv1connect.PluginServiceName)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
 	return mux
