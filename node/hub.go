@@ -46,6 +46,7 @@ type HubConfig struct {
 	AdminKey          string        `placeholder:"FILE" help:"Its key, PEM."`
 	ElectionTimeout   time.Duration `default:"1s" help:"How long hubs wait for a leader before they elect another."`
 	HeartbeatInterval time.Duration `default:"30s" help:"How often edges of a small fleet report."`
+	AuditLog          string        `placeholder:"FILE" help:"Append who changed what to this file, one JSON object a line. Made anew when it is moved away."`
 	LogLevel          slog.Level    `default:"info" help:"Least level logged: debug, info, warn or error."`
 
 	// Now is the clock; nil: time.Now.
@@ -89,6 +90,7 @@ type hub struct {
 	metrics  *prometheus.Registry
 	store    *raftstore.Store
 	opened   atomic.Pointer[raftstore.Store] // store, for Raft's goroutines
+	audit    *auditLog                       // nil: none is kept
 	services *rpc.Hub
 	edges    *server // EdgeService and HubService, mutual TLS
 	admin    *server // console and admin API
@@ -126,6 +128,11 @@ func openHub(ctx context.Context, c HubConfig, log *slog.Logger) (h *hub, err er
 	h.metrics.MustRegister(h.store.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := h.openAdmin(); err != nil {
 		return h, err
+	}
+	if c.AuditLog != "" {
+		if h.audit, err = openAuditLog(c.AuditLog, h.ca.ClusterID(), log); err != nil {
+			return h, err
+		}
 	}
 	if err := h.buildServices(); err != nil {
 		return h, err
@@ -513,6 +520,9 @@ func (h *hub) run(ctx context.Context, serving func()) error {
 		}
 		return err
 	})
+	if h.audit != nil {
+		g.Go(func() error { return h.audit.keep(ctx, h.store) })
+	}
 	g.Go(func() error { return h.keepCertificate(ctx) })
 	g.Go(func() error { return h.keepMember(ctx) })
 	g.Go(func() error {

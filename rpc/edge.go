@@ -222,11 +222,14 @@ func (s *EdgeServer) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*
 		return nil, err
 	}
 	clipError(r.ApplyError)
+	target, _ := st.Target(who.Namespace)
+	before, known := s.fleet.Running(who.ID)
+	s.metrics.heard(before, known, r, target, s.now())
 	interval := s.fleet.Beat(who.Edge, who.address, r, fleet.Certificate{
 		Serial: who.serial, NotAfter: who.notAfter, Lineage: who.lineage,
 	})
 	return &gwv1.HeartbeatResponse{
-		Interval: durationpb.New(interval), HubUrls: s.hubURLs(), Target: targetOf(st, who.Namespace), Retry: retryOf(st, who.ID),
+		Interval: durationpb.New(interval), HubUrls: s.hubURLs(), Target: shownTarget(target), Retry: retryOf(st, who.ID),
 	}, nil
 }
 

@@ -169,6 +169,10 @@ func TestMetrics(t *testing.T) {
 		{leader, "gw_fleet_edges", map[string]string{"connection": "connected"}, 1},
 		{leader, "gw_fleet_edges", map[string]string{"connection": "stale"}, 0},
 		{follower, "gw_fleet_edges", map[string]string{"connection": "connected"}, -1},
+		{leader, "gw_fleet_sync_edges", map[string]string{"sync": "unknown"}, 1},
+		{leader, "gw_fleet_heartbeats_total", nil, 1},
+		{leader, "gw_fleet_oldest_unsynced_seconds", nil, 0},
+		{follower, "gw_fleet_oldest_unsynced_seconds", nil, -1},
 	} {
 		// Counted right after the answer was sent.
 		eventually(t, fmt.Sprintf("%s%v is %v", c.name, c.labels, c.want), func() bool { return c.hub.metric(c.name, c.labels) == c.want })

@@ -7,6 +7,8 @@ import (
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"gw/node/fleet"
+	"gw/raftstore/state"
 	"gw/rpc/gwv1"
 )
 
@@ -15,6 +17,9 @@ type metrics struct {
 	requests *prometheus.CounterVec   // by service, method, code
 	seconds  *prometheus.HistogramVec // by service, method
 	passedOn *prometheus.CounterVec   // by service, method, outcome
+
+	heartbeats prometheus.Counter
+	loading    prometheus.Histogram
 }
 
 // newMetrics registers the metrics of a hub; a nil registerer registers nothing.
@@ -30,6 +35,14 @@ func newMetrics(r prometheus.Registerer, k *core) (*metrics, error) {
 		passedOn: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "gw_rpc_forwarded_total", Help: "Tries to have a call served by the leader, by how they ended.",
 		}, []string{"service", "method", "outcome"}),
+		heartbeats: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gw_fleet_heartbeats_total", Help: "Heartbeats of edges that this hub took in.",
+		}),
+		loading: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "gw_fleet_push_to_loaded_seconds",
+			Help:    "From a push, or from when the edge connected if that was later, to its word that it has loaded the release; one per edge and release, told by the leader that heard it.",
+			Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
+		}),
 	}
 	if r == nil {
 		return m, nil
@@ -40,7 +53,7 @@ func newMetrics(r prometheus.Registerer, k *core) (*metrics, error) {
 			m.seconds.WithLabelValues(p.service, p.method)
 		}
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.passedOn, &fleetCollector{k}} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.passedOn, m.heartbeats, m.loading, &fleetCollector{k}} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
@@ -60,25 +73,17 @@ func (m *metrics) forwarded(p procedure, end outcome) {
 	m.passedOn.WithLabelValues(p.service, p.method, string(end)).Inc()
 }
 
-// fleetCollector counts edges by their connection when it is asked. Only the leader knows them: other hubs tell nothing,
-// so that a sum over all hubs is right.
-type fleetCollector struct{ k *core }
-
-var fleetEdges = prometheus.NewDesc("gw_fleet_edges", "Edges by their connection; told by the leader only.", []string{"connection"}, nil)
-
-// Describe implements prometheus.Collector.
-func (c *fleetCollector) Describe(to chan<- *prometheus.Desc) { to <- fleetEdges }
-
-// Collect implements prometheus.Collector.
-func (c *fleetCollector) Collect(to chan<- prometheus.Metric) {
-	if !c.k.store.Leading() {
+// heard counts a heartbeat, and how long the edge took to load the target if this is the first word of it. before is what
+// was known of the edge until then.
+func (m *metrics) heard(before fleet.Running, known bool, r *gwv1.HeartbeatRequest, target *state.Release, now time.Time) {
+	m.heartbeats.Inc()
+	same := before.Epoch == r.LoadedEpoch && before.Release == r.LoadedRelease
+	if !known || same || target == nil || r.LoadedEpoch != target.Epoch || r.LoadedRelease != target.Number {
 		return
 	}
-	sum := &gwv1.FleetSummary{}
-	for _, e := range c.k.viewFleet(c.k.store.State()).edges {
-		tally(sum, e.shown)
+	since := time.Unix(0, target.CreatedAt)
+	if before.Since.After(since) {
+		since = before.Since
 	}
-	for name, n := range map[string]uint32{"connected": sum.Connected, "stale": sum.Stale, "disconnected": sum.Disconnected} {
-		to <- prometheus.MustNewConstMetric(fleetEdges, prometheus.GaugeValue, float64(n), name)
-	}
+	m.loading.Observe(max(now.Sub(since), 0).Seconds())
 }

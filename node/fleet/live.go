@@ -68,6 +68,29 @@ func (f *Fleet) All() map[string]*Live {
 	return all
 }
 
+// Running is what an edge last said to have loaded.
+type Running struct {
+	Epoch, Release uint64
+	// Since is when it was last connected.
+	Since time.Time
+}
+
+// Running returns what an edge last said to have loaded; ok is false if it has not said yet.
+func (f *Fleet) Running(edgeID string) (r Running, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.edges[edgeID]
+	if e == nil || e.reported == (registered{}) {
+		return r, false
+	}
+	s := e.shown()
+	r = Running{Epoch: e.reported.epoch, Release: e.reported.release, Since: s.firstHeard}
+	if s.streams > 0 && s.streamSince.After(r.Since) {
+		r.Since = s.streamSince
+	}
+	return r, true
+}
+
 // Vitals returns what the process that an edge is shown by reported last; nil if it reported none.
 func (f *Fleet) Vitals(edgeID string) *gwv1.Vitals {
 	f.mu.Lock()
