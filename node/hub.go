@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -68,6 +69,11 @@ func (c *HubConfig) Run(ctx context.Context, std *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	lean, done := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { keepLean(lean) })
+	defer wg.Wait()
+	defer done()
 	return h.run(ctx, func() { fmt.Fprint(std.Stdout, h.welcome()) })
 }
 
@@ -361,7 +367,12 @@ func (h *hub) buildServices() (err error) {
 	h.edges = newServer("edges", h.port.web, true, h.services.EdgeHandler(), h.log)
 	// A caller that died without a word is noticed, and one that does not read is let go, within the 10 s in which an
 	// edge gives up on a silent hub.
-	h.edges.http.HTTP2 = &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, WriteByteTimeout: 10 * time.Second}
+	h.edges.http.HTTP2 = &http.HTTP2Config{
+		SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, WriteByteTimeout: 10 * time.Second,
+		// An edge makes a call every 30 s: tables of headers seen before would take 4 KB of every connection to save it
+		// some hundred bytes a minute. 0 would mean the default.
+		MaxDecoderHeaderTableSize: 1, MaxEncoderHeaderTableSize: 1,
+	}
 	h.admin.http.Handler = splitAdmin(api, h.opsHandler(), console)
 	return nil
 }

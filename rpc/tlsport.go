@@ -28,20 +28,34 @@ func (t *port) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+	hub, standing := t.callerOf(r)
+	if standing == stranger && p.service == edgeService {
+		t.serveEdge(w, stripped(r), &p)
+		return
+	}
+	t.serveOthers(w, r, p, hub, standing)
+}
+
+// callerOf returns which hub calls and what it is to this cluster; "" and stranger if none does.
+func (t *port) callerOf(r *http.Request) (string, standing) {
+	hub := t.hubOf(r)
+	if hub == "" {
+		return "", stranger
+	}
+	return hub, t.standingOf(hub)
+}
+
+// serveOthers serves what is not an edge's call for itself.
+func (t *port) serveOthers(w http.ResponseWriter, r *http.Request, p procedure, hub string, standing standing) {
 	passedOn, principal := r.Header.Get(headerForwarded) == "1", r.Header.Get(headerPrincipal)
 	r = stripped(r)
-	hub := t.hubOf(r)
-	standing := stranger
-	if hub != "" {
-		standing = t.standingOf(hub)
-	}
 	switch {
 	case standing == removed:
 		t.refuse(w, r, errRemoved(hub))
 	case passedOn && standing == member:
 		t.takeOver(w, r, p, principal)
 	case p.service == edgeService:
-		t.serveEdge(w, r, p)
+		t.serveEdge(w, r, &p)
 	case p.service == hubService:
 		t.serveHub(w, r, p, hub)
 	default:
@@ -74,22 +88,29 @@ func (t *port) takeOver(w http.ResponseWriter, r *http.Request, p procedure, pri
 }
 
 // serveEdge serves an edge here if this hub leads; else it tells where the leader is, or passes the call on if that is
-// what the edge asks for.
-func (t *port) serveEdge(w http.ResponseWriter, r *http.Request, p procedure) {
-	r = t.withCaller(r)
+// what the edge asks for. A thousand edges' streams stand in it: what they don't need is kept off its stack.
+func (t *port) serveEdge(w http.ResponseWriter, r *http.Request, p *procedure) {
+	if r = t.withCaller(r); t.servedElsewhere(w, r, p) {
+		return
+	}
+	t.edges.ServeHTTP(w, r)
+}
+
+// servedElsewhere answers an edge's call that this hub doesn't serve itself, and reports whether it was one.
+func (t *port) servedElsewhere(w http.ResponseWriter, r *http.Request, p *procedure) bool {
 	if r.Header.Get(headerProxy) == "allow" {
 		f := forwarded{address: r.RemoteAddr}
 		if c, ok := r.Context().Value(callerKey{}).(caller); ok {
 			f.edge = &c
 		}
-		t.serve(w, r, p, t.edges, f)
-		return
+		t.serve(w, r, *p, t.edges, f)
+		return true
 	}
-	if address, here := t.leaderNow(); !here {
+	address, here := t.leaderNow()
+	if !here {
 		t.refuse(w, r, notLeader(address))
-		return
 	}
-	t.edges.ServeHTTP(w, r)
+	return !here
 }
 
 // serveHub serves another hub, or one that wants to become one.

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
@@ -16,66 +17,109 @@ const changesPerMessage = 5000
 
 // Watch sends access changes since the edge's version, a tick on open and every 5 s, and notices between them.
 func (s *EdgeServer) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *connect.ServerStream[gwv1.WatchResponse]) error {
-	who, err := s.edgeOf(ctx)
+	w, err := s.openWatch(ctx, r, stream)
 	if err != nil {
 		return err
 	}
-	ticks, stop := s.ticker(TickInterval)
-	defer stop()
-	// The channel is taken before the state is read, here and below, so that nothing falls between the two.
-	changed := s.notices.next()
-	_, turned := s.tenure.get()
-	st, err := s.read(ctx)
-	if err != nil {
-		return err
-	}
-	if err := refuseRevoked(st, who); err != nil {
-		return err
-	}
-	gone, release := s.fleet.OpenStream(who.Edge, r.SessionId, who.address)
-	defer release()
-	w := &watch{who: who, send: stream.Send}
-	if err := w.begin(st, r); err != nil {
-		return err
-	}
+	defer w.close()
+	// Most of what a hub holds is goroutines that stand here: the less is on their stacks, the smaller those are.
 	for {
 		tick := false
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-gone:
-			return stream.Send(&gwv1.WatchResponse{Event: &gwv1.WatchResponse_Removed{Removed: &gwv1.Removed{}}})
-		case <-changed:
-			changed = s.notices.next()
-		case <-turned:
-			var leads bool
-			if leads, turned = s.tenure.get(); !leads {
+		case <-w.gone:
+			return w.sendRemoved()
+		case <-w.changed:
+		case <-w.turned:
+			if !w.leads() {
 				return raftstore.ErrNotLeader // the edge is to find the new one now, not at the next tick
 			}
-		case <-ticks:
+		case <-w.ticks:
 			tick = true
 		}
-		if !s.store.Leading() {
-			return raftstore.ErrNotLeader
-		}
-		if _, err := s.edgeOf(ctx); err != nil {
-			return err // its certificate has ended meanwhile, or was revoked
-		}
-		if err := w.tell(s.store.State(), tick); err != nil {
+		if err := w.goOn(ctx, tick); err != nil {
 			return err
 		}
 	}
 }
 
-// watch is what one stream has told its edge.
+// watch is one stream: what wakes it, and what it has told its edge.
 type watch struct {
-	who     caller
-	send    func(*gwv1.WatchResponse) error // an error ends the stream
+	server *EdgeServer
+	who    caller
+	send   func(*gwv1.WatchResponse) error // an error ends the stream
+
+	gone    <-chan struct{}  // closed when the edge was removed
+	changed <-chan struct{}  // closed at the next notice
+	turned  <-chan struct{}  // closed when this hub begins or ends to lead
+	ticks   <-chan time.Time // receives when a tick is due
+	closing []func()
+
 	cluster string
 	epoch   uint64
 	access  uint64
 	target  *gwv1.Target
 	retry   uint64
+}
+
+// openWatch notes the stream and tells the edge what it missed. What it returns must be closed.
+func (s *EdgeServer) openWatch(ctx context.Context, r *gwv1.WatchRequest, stream *connect.ServerStream[gwv1.WatchResponse]) (w *watch, err error) {
+	who, err := s.edgeOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w = &watch{server: s, who: who, send: stream.Send}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	var stop, release func()
+	w.ticks, stop = s.ticker(TickInterval)
+	w.closing = append(w.closing, stop)
+	// The channel is taken before the state is read, here and below, so that nothing falls between the two.
+	w.changed = s.notices.next()
+	_, w.turned = s.tenure.get()
+	st, err := s.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := refuseRevoked(st, who); err != nil {
+		return nil, err
+	}
+	w.gone, release = s.fleet.OpenStream(who.Edge, r.SessionId, who.address)
+	w.closing = append(w.closing, release)
+	return w, w.begin(st, r)
+}
+
+func (w *watch) close() {
+	for _, f := range w.closing {
+		f()
+	}
+}
+
+// leads reports whether this hub's duties as leader run, and waits for the next turn.
+func (w *watch) leads() bool {
+	var leads bool
+	leads, w.turned = w.server.tenure.get()
+	return leads
+}
+
+// goOn tells the edge what is new, after something woke the stream.
+func (w *watch) goOn(ctx context.Context, tick bool) error {
+	w.changed = w.server.notices.next()
+	if !w.server.store.Leading() {
+		return raftstore.ErrNotLeader
+	}
+	if _, err := w.server.edgeOf(ctx); err != nil {
+		return err // its certificate has ended meanwhile, or was revoked
+	}
+	return w.tell(w.server.store.State(), tick)
+}
+
+func (w *watch) sendRemoved() error {
+	return w.send(&gwv1.WatchResponse{Event: &gwv1.WatchResponse_Removed{Removed: &gwv1.Removed{}}})
 }
 
 // begin tells an edge what it missed, and then where things stand.

@@ -180,8 +180,13 @@ func (t *translator) WrapStreamingClient(next connect.StreamingClientFunc) conne
 func (t *translator) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
 		began := t.k.now()
-		return t.end(ctx, conn.Spec(), began, next(ctx, conn))
+		return t.endStream(ctx, conn, began, next(ctx, conn))
 	}
+}
+
+// endStream is end for streams. What it needs is not on the stack while they last.
+func (t *translator) endStream(ctx context.Context, conn connect.StreamingHandlerConn, began time.Time, err error) error {
+	return t.end(ctx, conn.Spec(), began, err)
 }
 
 // validated notes that the request has been checked by its schema.

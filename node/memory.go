@@ -1,0 +1,68 @@
+package node
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	// trimEvery is how often a hub looks whether it holds much memory that it does not use.
+	trimEvery = 20 * time.Second
+	// minWaste is what is not worth a collection.
+	minWaste = 4 << 20
+	// busyCycles is how many collections between two looks mean that memory is in use all the time.
+	busyCycles = 3
+	// hubGC is GOGC of a hub: connections are many and live long, and hold most of its memory, so that a collector that
+	// lets the heap double would double what each of them costs.
+	hubGC = 50
+)
+
+// heap is what the collector tells of the heap.
+type heap struct {
+	live    uint64 // bytes that the last collection found in use
+	objects uint64 // bytes of objects, dead ones too
+	free    uint64 // bytes that hold no object and were not given back
+	cycles  uint64 // collections so far
+}
+
+// wasteful reports whether h holds enough that is not in use to give it back, and is quiet: last is the look before.
+func (h heap) wasteful(last heap) bool {
+	if h.cycles-last.cycles >= busyCycles || h.objects+h.free < h.live {
+		return false
+	}
+	return h.objects+h.free-h.live > max(minWaste, h.live/4)
+}
+
+func readHeap() heap {
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/gc/cycles/total:gc-cycles"},
+	}
+	metrics.Read(samples)
+	return heap{samples[0].Value.Uint64(), samples[1].Value.Uint64(), samples[2].Value.Uint64(), samples[3].Value.Uint64()}
+}
+
+// keepLean gives memory back to the system after something has taken much of it for a moment, such as a password's
+// hashing or a fleet that came back, until ctx ends. Left alone the collector keeps it for minutes.
+func keepLean(ctx context.Context) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(hubGC)
+	}
+	look := time.NewTicker(trimEvery)
+	defer look.Stop()
+	soon := time.After(2 * time.Second) // what starting has left behind
+	for last := readHeap(); ; last = readHeap() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-soon:
+		case <-look.C:
+		}
+		if readHeap().wasteful(last) {
+			debug.FreeOSMemory()
+		}
+	}
+}
