@@ -5,6 +5,7 @@ default:
 # Regenerates protobuf, connect and templ code.
 gen:
     cd rpc/proto && go run github.com/bufbuild/buf/cmd/buf@v1.71.0 generate
+    cd rpc/proto && go run github.com/bufbuild/buf/cmd/buf@v1.71.0 generate --template buf.gen.plugin.yaml
     go tool templ generate ./ui/page
 
 # What CI checks, without the tests.
