@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"slices"
@@ -24,22 +23,8 @@ type view struct {
 
 // seen is one edge of a view.
 type seen struct {
-	shown    *gwv1.Edge
-	rates    *fleet.Rates // nil: it doesn't say
-	epoch    uint64
-	release  uint64
-	checksum []byte
-}
-
-// has reports whether the edge runs a release or a later one of its namespace.
-func (e seen) has(r *state.Release) bool {
-	switch cmp.Or(cmp.Compare(e.epoch, r.Epoch), cmp.Compare(e.release, r.Number)) {
-	case 0:
-		return bytes.Equal(e.checksum, r.Checksum[:])
-	case 1:
-		return true
-	}
-	return false
+	shown *gwv1.Edge
+	rates *fleet.Rates // nil: it doesn't say
 }
 
 // counts is how many edges a namespace has.
@@ -115,12 +100,9 @@ func (c *classifier) classify(r *gwv1.EdgeRecord, l *fleet.Live, id string) seen
 	e := fleet.Classify(fleet.Facts{Record: r, Live: l, Revoked: c.revoked(r, l, id), Target: w.target, Expected: w.expected,
 		Now: c.now, LeaderSince: c.leaderSince, Interval: c.interval, Following: c.following})
 	e.Id = id
-	s := seen{shown: e, epoch: r.GetLoadedEpoch(), release: r.GetLoadedRelease(), checksum: r.GetLoadedChecksum()}
+	s := seen{shown: e}
 	if l != nil && e.Connection == gwv1.Connection_CONNECTION_CONNECTED {
 		s.rates = l.Rates
-	}
-	if l != nil && l.Heartbeat != nil {
-		s.epoch, s.release, s.checksum = l.Heartbeat.LoadedEpoch, l.Heartbeat.LoadedRelease, l.Heartbeat.LoadedChecksum
 	}
 	return s
 }
