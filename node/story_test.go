@@ -57,7 +57,8 @@ func TestMain(m *testing.M) {
 //	cluster-is VOTERS TOLERANCE         how many hubs vote, and how many of them may fail: cluster-is 3 1
 //	edge start [FLAG…]|kill|stop        an edge; its first start takes a join token from the hub
 //	chat [-stream] MODEL TEXT           asks through the edge with the official SDK and $APP_TOKEN; prints the answer
-//	await SECONDS COMMAND…              repeats chat, edge-is, cluster-is or "gw …" until it succeeds
+//	await SECONDS COMMAND…              repeats chat, edge-did, edge-is, cluster-is or "gw …" until it succeeds
+//	edge-did TEXT                       whether its timeline has a line with the text
 //	edge-is CONNECTION SYNC             what the hub says of the edge: connected 'in sync'
 //	expand FILE…                        replaces $UPSTREAM and its like in files
 //	fields FILE VARIABLE=FIELD…         takes fields of a JSON file into the environment
@@ -73,6 +74,7 @@ func TestStories(t *testing.T) {
 			"edge":       cmdEdge,
 			"chat":       cmdChat,
 			"await":      cmdAwait,
+			"edge-did":   cmdEdgeDid,
 			"edge-is":    cmdEdgeIs,
 			"cluster-is": cmdClusterIs,
 			"fields":     cmdFields,
@@ -395,6 +397,28 @@ func edgeStates(ts *testscript.TestScript) (string, error) {
 	return word(answer.Edge.Connection.String(), "CONNECTION_") + ", " + word(answer.Edge.Sync.String(), "SYNC_"), nil
 }
 
+// cmdEdgeDid looks for a line of the edge's timeline.
+func cmdEdgeDid(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: edge-did TEXT")
+	}
+	got, err := edgeDid(ts)
+	if err != nil || strings.Contains(got, args[0]) == neg {
+		ts.Fatalf("the edge's timeline: %v\n%s", err, got)
+	}
+}
+
+// edgeDid returns the edge's timeline, one event a line.
+func edgeDid(ts *testscript.TestScript) (string, error) {
+	fleet := gwv1connect.NewFleetServiceClient(http.DefaultClient, ts.Getenv("GW_ADDR"), bearer(ts.Getenv("GW_TOKEN")))
+	answer, err := fleet.GetEdge(context.Background(), &gwv1.GetEdgeRequest{Id: "edge-1"})
+	var lines strings.Builder
+	for _, e := range answer.GetEvents() {
+		fmt.Fprintln(&lines, e.Text, e.By)
+	}
+	return lines.String(), err
+}
+
 // cmdAwait repeats "chat" or "edge-is", also negated, until it holds.
 func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 	limit, err := time.ParseDuration(args[0])
@@ -421,6 +445,9 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 		case "edge-is":
 			last, err = edgeStates(ts)
 			holds = err == nil && last == strings.Join(args[1:], ", ")
+		case "edge-did":
+			last, err = edgeDid(ts)
+			holds = err == nil && strings.Contains(last, args[1])
 		case "cluster-is":
 			last, err = clusterIs(ts)
 			holds = err == nil && last == strings.Join(args[1:], " ")
@@ -428,7 +455,7 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 			err = ts.Exec("gw", args[1:]...)
 			last, holds = "", err == nil
 		default:
-			ts.Fatalf("await %s: want chat, edge-is, cluster-is or gw", args[0])
+			ts.Fatalf("await %s: want chat, edge-did, edge-is, cluster-is or gw", args[0])
 		}
 		if holds == want {
 			ts.Logf("after %v", time.Since(began).Round(time.Millisecond))

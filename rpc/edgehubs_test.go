@@ -84,6 +84,45 @@ func TestAnEdgeEnrolsThroughAFollower(t *testing.T) {
 	}
 }
 
+func TestARevokedEdgeIsRefusedThroughAFollowerAndByTheNextLeader(t *testing.T) {
+	hubs := newHubs(t, 3)
+	leader := hubs[0]
+	edge := leader.enroll("e1")
+	direct, _ := leader.asEdge(edge)
+	_, through := hubs[1].asEdge(edge)
+	beat := &gwv1.HeartbeatRequest{SessionId: edgeSession, Sequence: 1, Health: gwv1.Health_HEALTH_OK}
+	stream, err := through.Watch(t.Context(), &gwv1.WatchRequest{SessionId: edgeSession})
+	must(t, err)
+	defer stream.Close()
+	for stream.Receive() && stream.Msg().GetTick() == nil {
+	}
+	_, err = through.Heartbeat(t.Context(), beat)
+	must(t, err)
+	_, err = leader.hub.Fleet.RevokeEdge(leader.asAdmin(), &gwv1.RevokeEdgeRequest{Id: "e1"})
+	must(t, err)
+	for stream.Receive() {
+	}
+	refused(t, stream.Err(), connect.CodePermissionDenied, ReasonRevoked, "revoked by")
+	renewal := &gwv1.RenewCertificateRequest{Csr: enrolment(t, identity.JoinToken{}, "x").Csr}
+	for name, client := range map[string]gwv1connect.EdgeServiceClient{"the leader": direct, "a follower": through} {
+		t.Run(name, func(t *testing.T) {
+			_, err := client.Heartbeat(t.Context(), beat)
+			refused(t, err, connect.CodePermissionDenied, ReasonRevoked, "")
+			_, err = client.RenewCertificate(t.Context(), renewal)
+			refused(t, err, connect.CodePermissionDenied, ReasonRevoked, "")
+			_, err = client.FetchSecrets(t.Context(), &gwv1.FetchSecretsRequest{})
+			refused(t, err, connect.CodePermissionDenied, ReasonRevoked, "")
+		})
+	}
+	must(t, leader.store.TransferLeadership(t.Context(), hubs[2].id))
+	direct, _ = hubs[2].asEdge(edge)
+	eventually(t, "the next leader answers", func() bool {
+		_, err := direct.Heartbeat(t.Context(), beat)
+		var wire *connect.Error
+		return isWire(err, &wire) && detailOf(t, wire).Reason == ReasonRevoked
+	})
+}
+
 func TestStreamsEndWithTheLeadership(t *testing.T) {
 	hubs := newHubs(t, 3)
 	leader := hubs[0]

@@ -143,12 +143,11 @@ func (w *watch) tell(st *state.State, tick bool) error {
 			return err
 		}
 	}
-	if err := w.catchUp(st, tick); err != nil {
-		return err
-	}
 	target, retry := targetOf(st, w.who.Namespace), retryOf(st, w.who.ID)
-	if !tick && proto.Equal(target, w.target) && retry == w.retry {
-		return nil
+	tick = tick || !proto.Equal(target, w.target) || retry != w.retry
+	// A tick tells the access version, and an edge that was not told all up to it would take the stream for broken.
+	if err := w.catchUp(st, tick); err != nil || !tick {
+		return err
 	}
 	w.target, w.retry = target, retry
 	return w.send(&gwv1.WatchResponse{Event: &gwv1.WatchResponse_Tick{Tick: &gwv1.Tick{

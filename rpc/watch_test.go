@@ -50,6 +50,34 @@ func TestAPushIsTickedAtOnceAndOnlyToItsNamespace(t *testing.T) {
 	}
 }
 
+// A new token is nothing to tell, but it raises the access version, and the tick of a push tells that: an edge that hears of
+// a version it was not brought to opens its stream again.
+func TestATickNeverTellsAnAccessVersionTheStreamDidNotBring(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	w := e.watch(t, h.caughtUp())
+	told := w.next().GetTick().GetAccessVersion()
+	h.app("default", "web")
+	h.apply(api("default", "a", "/a"))
+	number := h.push().Number
+	for {
+		m := w.next()
+		if a := m.GetAccess(); a != nil {
+			told = a.AccessVersion
+		}
+		tick := m.GetTick()
+		if tick == nil {
+			continue
+		}
+		if tick.AccessVersion > told {
+			t.Fatalf("a tick of release %d tells the version %d, the stream brought %d", tick.Target.GetNumber(), tick.AccessVersion, told)
+		}
+		if tick.Target.GetNumber() == number {
+			return
+		}
+	}
+}
+
 func TestARevocationIsToldAheadOfAnythingElse(t *testing.T) {
 	h := newHarness(t)
 	e := h.enroll("default", "e1")

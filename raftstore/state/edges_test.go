@@ -167,13 +167,13 @@ func TestTimelineOfAnEdge(t *testing.T) {
 	}
 	fault := &gwv1.LoadFailure{Epoch: 1, Release: 4, Code: "compile", Kind: "API", Name: "orders", Message: "no"}
 	l.ok(enrolls(e(func(r *gwv1.EdgeRecord) {})))
-	l.ok(updates(e(func(r *gwv1.EdgeRecord) { r.LoadedRelease, r.LoadedEpoch = 3, 1 })))
-	l.ok(updates(e(func(r *gwv1.EdgeRecord) { r.LoadedRelease, r.LoadedEpoch, r.Failure = 3, 1, fault })))
+	l.ok(updates(e(func(r *gwv1.EdgeRecord) { r.LoadedRelease, r.LoadedEpoch, r.Build = 3, 1, "b" })))
+	l.ok(updates(e(func(r *gwv1.EdgeRecord) { r.LoadedRelease, r.LoadedEpoch, r.Build, r.Failure = 3, 1, "b", fault })))
 	l.ok(updates(e(func(r *gwv1.EdgeRecord) {
-		r.LoadedRelease, r.LoadedEpoch, r.Failure, r.Version = 3, 1, fault, "2"
+		r.LoadedRelease, r.LoadedEpoch, r.Build, r.Failure, r.Version = 3, 1, "b", fault, "2"
 	})))
 	l.ok(updates(e(func(r *gwv1.EdgeRecord) {
-		r.LoadedRelease, r.LoadedEpoch, r.Version, r.CertificateSerial, r.CertificateNotAfter = 3, 1, "2", "2", 60_000_000_000
+		r.LoadedRelease, r.LoadedEpoch, r.Build, r.Version, r.CertificateSerial, r.CertificateNotAfter = 3, 1, "b", "2", "2", 60_000_000_000
 	})))
 	l.ok(retries("e"))
 	l.ok(revokes("e"))

@@ -132,7 +132,7 @@ func differences(old, e *gwv1.EdgeRecord) (entries []*gwv1.TimelineEntry) {
 	if old.CertificateSerial != e.CertificateSerial && old.Lineage == e.Lineage {
 		add(gwv1.TimelineEvent_TIMELINE_EVENT_CERTIFICATE_RENEWED, 0, "until "+time.Unix(0, e.CertificateNotAfter).UTC().Format(time.RFC3339))
 	}
-	if old.Version != e.Version || old.Build != e.Build {
+	if old.Version != e.Version || old.Build != e.Build && old.Build != "" { // enrolling tells no build
 		text := old.Version + " → " + e.Version
 		if old.Version == e.Version {
 			text = e.Version + " of another build"
