@@ -32,7 +32,11 @@ func (s *EdgeServer) FetchRelease(ctx context.Context, r *gwv1.FetchReleaseReque
 	}
 	target, _ := st.Target(who.Namespace)
 	base := baseOf(st, who.Namespace, r.BaseChecksum)
-	messages, err := s.transfers.of(who.Namespace, base, target)
+	held, err := heldOf(r.Held)
+	if err != nil {
+		return err
+	}
+	messages, err := s.transfers.of(who.Namespace, base, target, held)
 	if err != nil {
 		return err
 	}
@@ -44,8 +48,22 @@ func (s *EdgeServer) FetchRelease(ctx context.Context, r *gwv1.FetchReleaseReque
 	return nil
 }
 
-// transferOf builds what is sent to an edge that holds base and shall have target; either may be nil.
-func transferOf(namespace string, base, target *state.Release) (messages []*gwv1.FetchReleaseResponse, err error) {
+// heldOf reads the digests of blobs that an edge has kept of a transfer that was cut off.
+func heldOf(digests []byte) (map[resource.Digest]bool, error) {
+	const size = len(resource.Digest{})
+	if len(digests)%size != 0 {
+		return nil, invalid("held", ReasonInvalid, "is %d bytes long; digests have %d each", len(digests), size)
+	}
+	held := make(map[resource.Digest]bool, len(digests)/size)
+	for d := range slices.Chunk(digests, size) {
+		held[resource.Digest(d)] = true
+	}
+	return held, nil
+}
+
+// transferOf builds what is sent to an edge that holds base and shall have target, either of which may be nil, and has
+// kept the blobs with these digests.
+func transferOf(namespace string, base, target *state.Release, held map[resource.Digest]bool) (messages []*gwv1.FetchReleaseResponse, err error) {
 	header := &gwv1.ReleaseHeader{Target: shownTarget(target), Namespace: namespace}
 	if base != nil {
 		header.BaseChecksum = base.Checksum[:]
@@ -61,6 +79,9 @@ func transferOf(namespace string, base, target *state.Release) (messages []*gwv1
 			continue
 		}
 		manifest.Upserts = append(manifest.Upserts, &gwv1.ManifestEntry{Kind: after.Kind, Name: after.Name, Digest: after.Digest})
+		if d, ok := resource.AsDigest(after.Digest); ok && held[d] {
+			continue
+		}
 		blobs = append(blobs, &gwv1.Blob{Digest: after.Digest, Kind: after.Kind, Name: after.Name, Spec: after.Spec})
 		header.BlobBytes += uint64(len(after.Spec))
 	}
@@ -153,8 +174,12 @@ type transfer struct {
 	messages     func() ([]*gwv1.FetchReleaseResponse, error)
 }
 
-// of returns the messages from base to target; they must not be changed.
-func (t *transfers) of(namespace string, base, target *state.Release) ([]*gwv1.FetchReleaseResponse, error) {
+// of returns the messages from base to target, without the blobs that are held; they must not be changed. Only those for
+// who holds none are kept: every edge has its own way of being cut off.
+func (t *transfers) of(namespace string, base, target *state.Release, held map[resource.Digest]bool) ([]*gwv1.FetchReleaseResponse, error) {
+	if len(held) > 0 {
+		return transferOf(namespace, base, target, held)
+	}
 	return t.find(namespace, base, target).messages()
 }
 
@@ -169,7 +194,7 @@ func (t *transfers) find(namespace string, base, target *state.Release) *transfe
 	}
 	x := &transfer{namespace: namespace, base: base, target: target}
 	x.messages = sync.OnceValues(func() ([]*gwv1.FetchReleaseResponse, error) {
-		messages, err := transferOf(namespace, base, target)
+		messages, err := transferOf(namespace, base, target, nil)
 		size := 0
 		for _, m := range messages {
 			size += proto.Size(m)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"testing"
 
+	"connectrpc.com/connect"
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/encoding/protodelim"
 
@@ -23,9 +24,13 @@ type fetched struct {
 }
 
 // fetch receives the target release, and checks what must hold of every transfer.
-func (e *testEdge) fetch(t testing.TB, base []byte) *fetched {
+func (e *testEdge) fetch(t testing.TB, base []byte, held ...resource.Digest) *fetched {
 	t.Helper()
-	stream, err := e.FetchRelease(t.Context(), &gwv1.FetchReleaseRequest{BaseChecksum: base})
+	r := &gwv1.FetchReleaseRequest{BaseChecksum: base}
+	for _, d := range held {
+		r.Held = append(r.Held, d[:]...)
+	}
+	stream, err := e.FetchRelease(t.Context(), r)
 	must(t, err)
 	defer stream.Close()
 	f := &fetched{blobs: map[resource.Digest]*gwv1.Blob{}}
@@ -84,6 +89,27 @@ func (f *fetched) checksum() resource.Digest {
 			}
 		}
 	})
+}
+
+func TestFetchReleaseLeavesOutWhatAnEdgeHasKeptOfATransfer(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	h.apply(api("", "a", "/a"), api("", "b", "/b"), api("", "c", "/c"))
+	h.push()
+	whole := e.fetch(t, nil)
+	kept, _ := resource.AsDigest(whole.upserts[1].Digest)
+	rest := e.fetch(t, nil, kept, resource.Digest{1})
+	if rest.header.Resources != 3 || len(rest.upserts) != 3 || len(rest.blobs) != 2 || rest.blobs[kept] != nil {
+		t.Errorf("got %v with %d blobs, want all entries and all blobs but one", rest.header, len(rest.blobs))
+	}
+	if again := e.fetch(t, nil); len(again.blobs) != 3 {
+		t.Errorf("who holds nothing gets %d blobs, want 3", len(again.blobs))
+	}
+	stream, err := e.FetchRelease(t.Context(), &gwv1.FetchReleaseRequest{Held: make([]byte, 33)})
+	must(t, err)
+	defer stream.Close()
+	stream.Receive()
+	h.refused(stream.Err(), connect.CodeInvalidArgument, ReasonInvalid, "held")
 }
 
 func TestFetchReleaseWholeAndAsADifference(t *testing.T) {
@@ -193,13 +219,13 @@ func TestATransferIsBuiltOnceForAllEdges(t *testing.T) {
 	st := h.store.State()
 	target, _ := st.Target("default")
 	var cache transfers
-	first, err := cache.of("default", nil, target)
+	first, err := cache.of("default", nil, target, nil)
 	must(t, err)
-	if again, err := cache.of("default", nil, target); err != nil || again[0] != first[0] {
+	if again, err := cache.of("default", nil, target, nil); err != nil || again[0] != first[0] {
 		t.Error("it was built again")
 	}
 	for i := range 3 * maxTransfers {
-		if other, err := cache.of(fmt.Sprint(i), nil, target); err != nil || other[0].GetHeader().Namespace != fmt.Sprint(i) {
+		if other, err := cache.of(fmt.Sprint(i), nil, target, nil); err != nil || other[0].GetHeader().Namespace != fmt.Sprint(i) {
 			t.Errorf("namespace %d got %v, %v", i, other[0], err)
 		}
 	}

@@ -163,7 +163,8 @@ func (u *Uplink) fetchSecretsFor(ctx context.Context, names []string) error {
 	return nil
 }
 
-// fetchRelease asks for the newest release as a difference to what the disk holds, and verifies what comes.
+// fetchRelease asks for the newest release as a difference to what the disk holds, and verifies what comes. What came of
+// one that was cut off is kept for the next; what was wrong with anything that came lets all of it be sent again.
 func (u *Uplink) fetchRelease(ctx context.Context, loaded Loaded) (Release, *gwv1.Target, error) {
 	client, err := u.client()
 	if err != nil {
@@ -174,10 +175,12 @@ func (u *Uplink) fetchRelease(ctx context.Context, loaded Loaded) (Release, *gwv
 		running:   &gwv1.Target{Epoch: loaded.Epoch, Number: loaded.Number},
 	}
 	t.base, t.baseSum = u.base(ctx, t.namespace, loaded)
+	t.kept, u.kept = u.kept, nil
 	ctx, cancel := context.WithTimeout(ctx, u.pace.fetch)
 	defer cancel()
-	call, err := client.FetchRelease(ctx, &gwv1.FetchReleaseRequest{BaseChecksum: t.baseSum})
+	call, err := client.FetchRelease(ctx, &gwv1.FetchReleaseRequest{BaseChecksum: t.baseSum, Held: t.kept.digests()})
 	if err != nil {
+		u.kept = t.kept
 		return Release{}, nil, fmt.Errorf("fetch release: %w", err)
 	}
 	defer call.Close()
@@ -193,6 +196,7 @@ func (u *Uplink) fetchRelease(ctx context.Context, loaded Loaded) (Release, *gwv
 		}
 	}
 	if err := call.Err(); err != nil && !t.ended {
+		u.kept = t.salvage() // the next try asks for the rest
 		return Release{}, t.header.GetTarget(), fmt.Errorf("fetch release: %w", err)
 	}
 	r, err := t.release()

@@ -70,6 +70,8 @@ type fakeHub struct {
 	onRenew    func() error
 	onBeat     func(serial string) error
 	mangle     func(*gwv1.FetchReleaseResponse) // changes what FetchRelease sends
+	cutAfter   int                              // parts after which every FetchRelease breaks off; 0: none
+	blobParts  int                              // parts with blobs that were sent
 	wrongTick  func(*gwv1.Tick)
 	hideAccess bool // ticks tell of access changes that are not sent
 
@@ -408,23 +410,30 @@ func (h *fakeHub) FetchRelease(ctx context.Context, r *gwv1.FetchReleaseRequest,
 		h.mu.Unlock()
 		return refusal(connect.CodeNotFound, "not_found", "no release")
 	}
-	parts := partsOf(h.releases[len(h.releases)-1], base)
+	parts := partsOf(h.releases[len(h.releases)-1], base, r.Held...)
+	cut := h.cutAfter
 	if h.mangle != nil {
 		for _, p := range parts {
 			h.mangle(p)
 		}
 	}
 	h.mu.Unlock()
-	for _, p := range parts {
+	for i, p := range parts {
+		if cut > 0 && i == cut {
+			return refusal(connect.CodeUnavailable, "", "cut off")
+		}
 		if err := stream.Send(p); err != nil {
 			return err
+		}
+		if p.GetBlobs() != nil {
+			h.do(func() { h.blobParts++ })
 		}
 	}
 	return nil
 }
 
-// partsOf is a release as FetchRelease sends it, two blobs to a part.
-func partsOf(r Release, base *Release) []*gwv1.FetchReleaseResponse {
+// partsOf is a release as FetchRelease sends it, two blobs to a part, to an edge that has kept blobs with some digests.
+func partsOf(r Release, base *Release, held ...byte) []*gwv1.FetchReleaseResponse {
 	header := &gwv1.ReleaseHeader{Target: r.Target, Namespace: r.Namespace, Resources: uint32(len(r.Entries))}
 	old := map[string]resource.Digest{}
 	if base != nil {
@@ -438,6 +447,10 @@ func partsOf(r Release, base *Release) []*gwv1.FetchReleaseResponse {
 	for i, e := range r.Entries {
 		if d, ok := old[e.Name]; !ok || d != e.Digest {
 			manifest.Upserts = append(manifest.Upserts, &gwv1.ManifestEntry{Kind: e.Kind, Name: e.Name, Digest: e.Digest[:]})
+			if containsDigest(held, e.Digest) {
+				delete(old, e.Name)
+				continue
+			}
 			blobs = append(blobs, r.Blobs[i])
 			header.BlobBytes += uint64(len(r.Blobs[i].Spec))
 		}
@@ -455,6 +468,15 @@ func partsOf(r Release, base *Release) []*gwv1.FetchReleaseResponse {
 		parts = append(parts, &gwv1.FetchReleaseResponse{Part: &gwv1.FetchReleaseResponse_Blobs{Blobs: packed(two...)}})
 	}
 	return append(parts, &gwv1.FetchReleaseResponse{Part: &gwv1.FetchReleaseResponse_End{End: &gwv1.ReleaseEnd{}}})
+}
+
+func containsDigest(held []byte, digest resource.Digest) bool {
+	for d := range slices.Chunk(held, len(digest)) {
+		if bytes.Equal(d, digest[:]) {
+			return true
+		}
+	}
+	return false
 }
 
 func packed(blobs ...*gwv1.Blob) *gwv1.BlobPart {

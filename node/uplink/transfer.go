@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sync"
 
@@ -30,6 +31,7 @@ type transfer struct {
 	running   *gwv1.Target // what is served; the release must come after it
 	base      []*gwv1.Blob // what the edge holds, verified
 	baseSum   []byte       // its checksum; empty: it holds nothing
+	kept      keptBlobs    // of transfers that were cut off, verified; the hub was told of them
 	header    *gwv1.ReleaseHeader
 	manifest  map[manifestKey]resource.Digest
 	received  map[resource.Digest]*gwv1.Blob
@@ -158,7 +160,10 @@ func (t *transfer) release() (Release, error) {
 	if len(entries) != int(t.header.Resources) {
 		return Release{}, refusef("the manifest has %d resources, %d were announced", len(entries), t.header.Resources)
 	}
-	held := make(map[resource.Digest]*gwv1.Blob, len(t.base))
+	held := maps.Clone(t.kept)
+	if held == nil {
+		held = make(keptBlobs, len(t.base))
+	}
 	for _, b := range t.base {
 		if digest, ok := resource.AsDigest(b.Digest); ok {
 			held[digest] = b
@@ -182,6 +187,43 @@ func (t *transfer) release() (Release, error) {
 		return Release{}, refusef("%d resources were sent that the manifest doesn't name", len(t.received)-used)
 	}
 	return Release{Target: t.header.Target, Namespace: t.namespace, Entries: entries, Blobs: blobs}, nil
+}
+
+// keptBlobs are blobs that came, and were verified, before a transfer was cut off.
+type keptBlobs map[resource.Digest]*gwv1.Blob
+
+// maxKept bounds the blobs that a hub is told of; each takes 32 bytes of the request.
+const maxKept = 16_384
+
+// digests returns what is kept as a request names it, in order.
+func (k keptBlobs) digests() []byte {
+	all := slices.SortedFunc(maps.Keys(k), func(a, b resource.Digest) int { return bytes.Compare(a[:], b[:]) })
+	flat := make([]byte, 0, len(all)*len(resource.Digest{}))
+	for _, d := range all {
+		flat = append(flat, d[:]...)
+	}
+	return flat
+}
+
+// salvage returns what to keep of a transfer that didn't come to its end: what was kept before, and what came now, as far
+// as the release that was being sent needs it.
+func (t *transfer) salvage() keptBlobs {
+	if t.header == nil {
+		return t.kept
+	}
+	needed := make(map[resource.Digest]bool, len(t.manifest))
+	for _, d := range t.manifest {
+		needed[d] = true
+	}
+	kept := make(keptBlobs)
+	for _, from := range []map[resource.Digest]*gwv1.Blob{t.kept, t.received} {
+		for d, b := range from {
+			if needed[d] && len(kept) < maxKept {
+				kept[d] = b
+			}
+		}
+	}
+	return kept
 }
 
 // decoder is shared: DecodeAll may be called at the same time by many.

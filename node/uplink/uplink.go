@@ -146,6 +146,8 @@ type Uplink struct {
 	reopen   chan struct{} // capacity 1: open another stream and leave this one
 	saveNow  chan struct{} // capacity 1: the access version changed
 
+	kept keptBlobs // of a transfer that was cut off; fetch's alone
+
 	mu         sync.Mutex // guards all below
 	hubs       hubList
 	following  bool

@@ -173,6 +173,42 @@ func TestReleaseThatIsCutOffIsFetchedAgain(t *testing.T) {
 	})
 }
 
+// A transfer that is always cut off after a few parts comes to its end all the same, and nothing is sent twice.
+func TestATransferThatIsCutOffIsResumed(t *testing.T) {
+	h := newFakeHub(t)
+	specs := map[string]string{}
+	for i := range 20 {
+		specs[fmt.Sprintf("r%02d", i)] = fmt.Sprint(i)
+	}
+	h.push(specs)
+	h.do(func() { h.cutAfter = 4 }) // header, manifest, and two of the ten parts with blobs
+	e := newTestEdge(t, h)
+	e.start()
+	r := e.awaitRelease(1)
+	if len(r.Blobs) != 20 || string(r.Blobs[19].Spec) != "19" {
+		t.Errorf("got %d blobs", len(r.Blobs))
+	}
+	if n := h.count(&h.blobParts); n != 10 {
+		t.Errorf("%d parts with blobs were sent, want 10", n)
+	}
+}
+
+// What came of a release is of use for the next one, as far as that has the same resources.
+func TestWhatCameBeforeACutServesTheNextRelease(t *testing.T) {
+	h := newFakeHub(t)
+	h.push(map[string]string{"a": "1", "b": "1", "c": "1", "d": "1", "e": "1", "f": "1"})
+	h.do(func() { h.cutAfter = 3 })
+	e := newTestEdge(t, h)
+	e.start()
+	receive(t, "a heartbeat that tells of the cut", h.beats, func(b *gwv1.HeartbeatRequest) bool { return b.ApplyError.GetCode() == CodeFetch })
+	h.push(map[string]string{"a": "1", "b": "2", "c": "1"})
+	h.do(func() { h.cutAfter = 0 })
+	r := e.awaitRelease(2)
+	if got, want := contents(r), "a=1 b=2 c=1"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestTargetThatIsNotNewerIsNotFetched(t *testing.T) {
 	h := newFakeHub(t)
 	h.push(map[string]string{"a": "1"})

@@ -1176,7 +1176,9 @@ func (*AccessChange_ChangedSecret) isAccessChange_Change() {}
 type FetchReleaseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The checksum of what the edge holds, 32 bytes; empty: nothing.
-	BaseChecksum  []byte `protobuf:"bytes,1,opt,name=base_checksum,json=baseChecksum,proto3" json:"base_checksum,omitempty"`
+	BaseChecksum []byte `protobuf:"bytes,1,opt,name=base_checksum,json=baseChecksum,proto3" json:"base_checksum,omitempty"`
+	// Digests, one after the other, of blobs that came before a transfer was cut off: they are not sent again. At most 16,384.
+	Held          []byte `protobuf:"bytes,2,opt,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1214,6 +1216,13 @@ func (*FetchReleaseRequest) Descriptor() ([]byte, []int) {
 func (x *FetchReleaseRequest) GetBaseChecksum() []byte {
 	if x != nil {
 		return x.BaseChecksum
+	}
+	return nil
+}
+
+func (x *FetchReleaseRequest) GetHeld() []byte {
+	if x != nil {
+		return x.Held
 	}
 	return nil
 }
@@ -2605,9 +2614,10 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\vdeleted_app\x18\x04 \x01(\tH\x00R\n" +
 	"deletedApp\x12'\n" +
 	"\x0echanged_secret\x18\x05 \x01(\tH\x00R\rchangedSecretB\b\n" +
-	"\x06change\"C\n" +
+	"\x06change\"b\n" +
 	"\x13FetchReleaseRequest\x12,\n" +
-	"\rbase_checksum\x18\x01 \x01(\fB\a\xbaH\x04z\x02\x18 R\fbaseChecksum\"\xd1\x01\n" +
+	"\rbase_checksum\x18\x01 \x01(\fB\a\xbaH\x04z\x02\x18 R\fbaseChecksum\x12\x1d\n" +
+	"\x04held\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80 R\x04held\"\xd1\x01\n" +
 	"\x14FetchReleaseResponse\x12.\n" +
 	"\x06header\x18\x01 \x01(\v2\x14.gw.v1.ReleaseHeaderH\x00R\x06header\x121\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x13.gw.v1.ManifestPartH\x00R\bmanifest\x12'\n" +
