@@ -31,6 +31,9 @@ func (u *Uplink) beat(ctx context.Context) error {
 		if err != nil {
 			failed++
 			wait = min(u.pace.retry.delay(failed, random()), around(interval, random()))
+			if u.noteRevoked(err) {
+				wait = u.pace.revoked.delay(failed, random())
+			}
 			u.log.Warn("heartbeat failed", "error", err, "reason", reasonOf(err))
 			continue
 		}

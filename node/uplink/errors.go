@@ -90,6 +90,15 @@ func leaderOf(err error) string {
 	return ""
 }
 
+// messageOf returns what a hub's error says to people.
+func messageOf(err error) string {
+	var e *connect.Error
+	if errors.As(err, &e) {
+		return e.Message()
+	}
+	return err.Error()
+}
+
 // detailOf returns what a hub's error carries for programs; nil if nothing.
 func detailOf(err error) *gwv1.ErrorDetail {
 	var e *connect.Error

@@ -112,6 +112,12 @@ func (u *Uplink) follow(ctx context.Context) error {
 			return nil
 		}
 		hub, wait := u.turn(e, &t)
+		if u.noteRevoked(e.err) {
+			t.refused++
+			if wait = u.pace.revoked.delay(t.refused, random()); u.comeBack(ctx) {
+				wait = 0
+			}
+		}
 		u.log.Warn("not following a hub", "hub", hub, "error", e.err, "reason", reasonOf(e.err), "retry_in", wait.Round(time.Millisecond))
 		if !sleep(ctx, wait, u.reopen) {
 			return nil
@@ -130,6 +136,7 @@ type tries struct {
 	failed     int
 	moves      int // on a hub's word to where the leader is
 	leaderless int // answers that there is no leader
+	refused    int // answers that the edge was revoked
 }
 
 const (
@@ -258,7 +265,7 @@ func (u *Uplink) handle(s *stream, e *gwv1.WatchResponse) error {
 func (u *Uplink) handleTick(s *stream, tick *gwv1.Tick) error {
 	u.mu.Lock()
 	u.lastHeard = u.now()
-	u.lastError = ""
+	u.lastError, u.revoked = "", ""
 	u.following = true
 	foreign := u.access.ClusterId != tick.ClusterId || u.access.Epoch != tick.Epoch
 	missed := tick.AccessVersion > u.access.AccessVersion

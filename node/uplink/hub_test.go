@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"path"
 	"slices"
 	"sync"
 	"testing"
@@ -79,6 +80,8 @@ type fakeHub struct {
 	// elsewhere: this hub follows. It names leader, "" if it knows of none, and has calls that may be passed on served by
 	// passTo.
 	elsewhere bool
+	revoked   bool // it refuses every call but Enroll, which ends that
+	refused   int  // calls it refused for it
 	leader    string
 	passTo    *fakeHub
 	hinted    int // calls that were answered by where the leader is
@@ -96,6 +99,15 @@ func (h *fakeHub) leads() { h.do(func() { h.elsewhere = false }) }
 // route serves a call here, or as a hub does that follows.
 func (h *fakeHub) route(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
+	if h.revoked && path.Base(r.URL.Path) == "Enroll" {
+		h.revoked = false
+	}
+	if h.revoked {
+		h.refused++
+		h.mu.Unlock()
+		connect.NewErrorWriter().Write(w, r, refusal(connect.CodePermissionDenied, revokedReason, "edge-1 was revoked by ann"))
+		return
+	}
 	elsewhere, leader, next := h.elsewhere, h.leader, h.handler
 	if elsewhere && h.passTo != nil && r.Header.Get("Gw-Proxy") == "allow" {
 		elsewhere, next = false, h.passTo.handler
@@ -533,6 +545,7 @@ var testPace = pace{
 	reconnect:   backoff{quickTries: 3, quick: 10 * time.Millisecond, base: 10 * time.Millisecond, cap: 40 * time.Millisecond},
 	retry:       backoff{base: 5 * time.Millisecond, cap: 40 * time.Millisecond},
 	renew:       backoff{base: 5 * time.Millisecond, cap: 40 * time.Millisecond},
+	revoked:     backoff{base: 20 * time.Millisecond, cap: 100 * time.Millisecond},
 }
 
 // testEdge is an edge around an Uplink: a table that holds what was applied, and a disk.

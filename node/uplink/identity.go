@@ -201,6 +201,7 @@ func (u *Uplink) enrolled(token identity.JoinToken, key []byte, answer *gwv1.Enr
 	cred, err := newCredentials(&gwv1.StoredIdentity{
 		EdgeId: u.c.EdgeID, Namespace: answer.Namespace, ClusterId: answer.ClusterId,
 		Certificate: answer.Certificate, PrivateKey: key, CaCertificate: answer.CaCertificate, HubUrls: answer.HubUrls,
+		JoinTokenId: token.ID,
 	}, u.pace)
 	if err == nil {
 		ca, parseErr := x509.ParseCertificate(answer.CaCertificate)

@@ -123,6 +123,8 @@ type Status struct {
 	AccessVersion uint64
 	// CertificateNotAfter is when the edge's certificate ends. Zero: it hasn't enrolled.
 	CertificateNotAfter time.Time
+	// Revoked is what a hub said of this edge's certificates if it refuses them for good, "" otherwise.
+	Revoked string
 	// LastError is the last failure to reach a hub, "" once one is followed again.
 	LastError string
 }
@@ -146,13 +148,15 @@ type Uplink struct {
 	reopen   chan struct{} // capacity 1: open another stream and leave this one
 	saveNow  chan struct{} // capacity 1: the access version changed
 
-	kept keptBlobs // of a transfer that was cut off; fetch's alone
+	kept     keptBlobs // of a transfer that was cut off; fetch's alone
+	cameBack bool      // enrolling with a new join token was tried; follow's alone
 
 	mu         sync.Mutex // guards all below
 	hubs       hubList
 	following  bool
 	lastHeard  time.Time
 	lastError  string
+	revoked    string       // why hubs refuse this edge for good; "": they don't
 	target     *gwv1.Target // newest told; never goes back
 	rejected   *gwv1.Target // failed to compile or probe; not fetched again until retry rises
 	retry      uint64       // the value at which rejections count, as last told
@@ -174,6 +178,7 @@ type pace struct {
 	reconnect   backoff
 	retry       backoff // fetches, heartbeats, secrets
 	renew       backoff
+	revoked     backoff // anything, once the hubs refuse this edge for good
 }
 
 var defaultPace = pace{
@@ -188,6 +193,7 @@ var defaultPace = pace{
 	reconnect:   backoff{quickTries: 3, quick: 2 * time.Second, base: 2 * time.Second, cap: time.Minute},
 	retry:       backoff{base: time.Second, cap: 30 * time.Second},
 	renew:       backoff{base: 10 * time.Second, cap: 5 * time.Minute},
+	revoked:     backoff{base: 2 * time.Minute, cap: 20 * time.Minute},
 }
 
 // New checks c and loads what the store knows, so that Secret answers before any hub does. It starts nothing.
@@ -289,7 +295,7 @@ func (u *Uplink) Status() Status {
 	defer u.mu.Unlock()
 	s := Status{
 		EdgeID: u.c.EdgeID, Following: u.following, Hub: u.hubs.current(), LastHeard: u.lastHeard, Target: u.target,
-		ApplyError: u.applyError, AccessVersion: u.access.AccessVersion, LastError: u.lastError,
+		ApplyError: u.applyError, AccessVersion: u.access.AccessVersion, LastError: u.lastError, Revoked: u.revoked,
 	}
 	if id := u.ident.Load(); id != nil {
 		s.EdgeID, s.Namespace, s.ClusterID = id.edge.ID, id.edge.Namespace, id.edge.ClusterID

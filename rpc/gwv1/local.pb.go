@@ -165,6 +165,8 @@ type StoredIdentity struct {
 	PrivateKey    []byte   `protobuf:"bytes,5,opt,name=private_key,json=privateKey,proto3" json:"private_key,omitempty"`
 	CaCertificate []byte   `protobuf:"bytes,6,opt,name=ca_certificate,json=caCertificate,proto3" json:"ca_certificate,omitempty"`
 	HubUrls       []string `protobuf:"bytes,7,rep,name=hub_urls,json=hubUrls,proto3" json:"hub_urls,omitempty"`
+	// ID of the join token it was got with.
+	JoinTokenId   string `protobuf:"bytes,8,opt,name=join_token_id,json=joinTokenId,proto3" json:"join_token_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -246,6 +248,13 @@ func (x *StoredIdentity) GetHubUrls() []string {
 		return x.HubUrls
 	}
 	return nil
+}
+
+func (x *StoredIdentity) GetJoinTokenId() string {
+	if x != nil {
+		return x.JoinTokenId
+	}
+	return ""
 }
 
 // StoredAccess is how far the edge has followed access changes.
@@ -456,7 +465,7 @@ const file_gw_v1_local_proto_rawDesc = "" +
 	"\n" +
 	"revalidate\x18\x03 \x01(\bR\n" +
 	"revalidate\x12\x18\n" +
-	"\arevoked\x18\x04 \x01(\bR\arevoked\"\xf0\x01\n" +
+	"\arevoked\x18\x04 \x01(\bR\arevoked\"\x94\x02\n" +
 	"\x0eStoredIdentity\x12\x17\n" +
 	"\aedge_id\x18\x01 \x01(\tR\x06edgeId\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1d\n" +
@@ -466,7 +475,8 @@ const file_gw_v1_local_proto_rawDesc = "" +
 	"\vprivate_key\x18\x05 \x01(\fB\x03\x80\x01\x01R\n" +
 	"privateKey\x12%\n" +
 	"\x0eca_certificate\x18\x06 \x01(\fR\rcaCertificate\x12\x19\n" +
-	"\bhub_urls\x18\a \x03(\tR\ahubUrls\"\x8c\x01\n" +
+	"\bhub_urls\x18\a \x03(\tR\ahubUrls\x12\"\n" +
+	"\rjoin_token_id\x18\b \x01(\tR\vjoinTokenId\"\x8c\x01\n" +
 	"\fStoredAccess\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
