@@ -132,7 +132,7 @@ CREATE TABLE IF NOT EXISTS access (id INTEGER PRIMARY KEY CHECK (id = 1), record
 // formatVersion is the schema's, in SQLite's user_version. A file of another format is one that can't be read.
 const formatVersion = 1
 
-var errFormat = errors.New("config.db has another format")
+var errFormat = errors.New("the file has another format")
 
 // openDB opens the file and reads enough of it to know that it is whole.
 //
@@ -145,14 +145,14 @@ func openDB(path string) (*sql.DB, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	db.SetMaxOpenConns(1)
-	if err := prepare(db); err != nil {
+	if err := prepare(db, schema); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	return db, nil
 }
 
-func prepare(db *sql.DB) error {
+func prepare(db *sql.DB, schema string) error {
 	var version, tables int
 	if err := db.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
 		return err
