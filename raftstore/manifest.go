@@ -128,10 +128,10 @@ func (m *memo) replace(s *state.State, namespace string, k resource.Key) {
 		m.Size -= uint64(m.sizes[i])
 	}
 	r, ok := s.Resource(k.Kind, namespace, k.Name)
-	if !ok {
+	if !ok || r.OutsideReleases {
 		r, ok = s.Resource(k.Kind, resource.Global, k.Name)
 	}
-	if !ok {
+	if !ok || r.OutsideReleases {
 		if there {
 			m.Entries, m.sizes = slices.Delete(m.Entries, i, i+1), slices.Delete(m.sizes, i, i+1)
 		}

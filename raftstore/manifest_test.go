@@ -63,7 +63,9 @@ func TestManifestIsThatComputedFromScratch(t *testing.T) {
 			if rng.IntN(3) == 0 {
 				m.apply(t, remove(namespace, name))
 			} else {
-				m.apply(t, save(namespace, name, fmt.Sprint(rng.IntN(4))))
+				c := save(namespace, name, fmt.Sprint(rng.IntN(4)))
+				c.GetChangeResources().Edits[0].OutsideReleases = rng.IntN(8) == 0
+				m.apply(t, c)
 			}
 			if step == 75 {
 				restore(t, m.machine)

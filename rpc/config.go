@@ -51,6 +51,9 @@ func (s *ConfigServer) ApplyResources(ctx context.Context, r *gwv1.ApplyResource
 	if err := b.checkSize(); err != nil {
 		return nil, err
 	}
+	if err := b.checkPluginIDs(); err != nil {
+		return nil, err
+	}
 	if r.DryRun {
 		return &gwv1.ApplyResourcesResponse{Outcomes: b.outcomes}, nil
 	}
@@ -267,6 +270,7 @@ func (b *batch) save(documents []*resource.Document, expected []uint64) error {
 		b.add(&gwv1.ResourceEdit{
 			Kind: d.Kind, Namespace: d.Namespace, Name: d.Name, Labels: d.Labels,
 			Digest: digest[:], Spec: spec, ExpectedVersion: want, Secrets: resource.Secrets(d.Spec),
+			OutsideReleases: resource.OutsideReleases(d.Spec),
 		}, outcome)
 	}
 	if len(moved) > 0 {

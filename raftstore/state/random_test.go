@@ -97,6 +97,8 @@ func (h *history) resources(s *State, c *gwv1.Command) {
 			e.ExpectedVersion = uint64(h.rng.IntN(50))
 		case 7:
 			e.Spec, e.StagedSha256 = nil, hashOf(string(spec))
+		case 8:
+			e.OutsideReleases = true
 		}
 		m.Edits = append(m.Edits, e)
 	}
@@ -450,6 +452,11 @@ func checkState(t *testing.T, s *State) {
 		}
 		if r, ok := s.Target(n); ok && resource.Checksum(manifestOf(r.Entries())) != r.Checksum {
 			t.Fatalf("release %d of %s does not match its checksum", r.Number, n)
+		}
+		for r := range s.Effective(n) {
+			if r.OutsideReleases {
+				t.Fatalf("%s/%s is in the effective configuration of %s, and outside of releases", r.Kind, r.Name, n)
+			}
 		}
 		if !slices.IsSortedFunc(slices.Collect(s.Effective(n)), func(a, b *gwv1.ResourceRecord) int {
 			return compareNames(a.Kind, a.Name, b.Kind, b.Name)

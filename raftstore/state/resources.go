@@ -107,12 +107,13 @@ func (x *change) edit(stage string, e *gwv1.ResourceEdit) (uint64, *gwv1.Refusal
 	next := &gwv1.ResourceRecord{
 		Kind: e.Kind, Namespace: e.Namespace, Name: e.Name, Labels: e.Labels, Digest: e.Digest, Spec: spec,
 		Version: x.index, UpdatedAt: x.at, UpdatedBy: x.command.Actor, Secrets: e.Secrets,
+		OutsideReleases: e.OutsideReleases,
 	}
 	if p := validResource(next); p != "" {
 		return 0, refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_INVALID, "invalid", e, p)
 	}
 	if there && bytes.Equal(old.Spec, next.Spec) {
-		if maps.Equal(old.Labels, next.Labels) && slices.Equal(old.Secrets, next.Secrets) {
+		if maps.Equal(old.Labels, next.Labels) && slices.Equal(old.Secrets, next.Secrets) && old.OutsideReleases == next.OutsideReleases {
 			return old.Version, nil
 		}
 		next.Spec, next.Digest = old.Spec, old.Digest // the same bytes, not a second copy

@@ -72,15 +72,15 @@ func (s *State) Resources(namespace string) iter.Seq[*gwv1.ResourceRecord] {
 	return within[*gwv1.ResourceRecord](s, tableResources, byID, namespace)
 }
 
-// Effective is the configuration edges of a namespace would get by a push now: global overlaid by the namespace,
-// sorted by kind and name.
+// Effective is the configuration edges of a namespace would get by a push now: global overlaid by the namespace, less
+// what takes effect outside of releases, sorted by kind and name.
 func (s *State) Effective(namespace string) iter.Seq[*gwv1.ResourceRecord] {
 	return effective(s.db.Txn(false), namespace)
 }
 
 // effective merges two sorted layers by hand: iter.Pull would cost more than all the rest.
 func effective(tx *memdb.Txn, namespace string) iter.Seq[*gwv1.ResourceRecord] {
-	global := list[*gwv1.ResourceRecord](tx, tableResources, byID, terminated(resource.Global))
+	global := released(list[*gwv1.ResourceRecord](tx, tableResources, byID, terminated(resource.Global)))
 	if namespace == resource.Global {
 		return global
 	}
@@ -89,13 +89,20 @@ func effective(tx *memdb.Txn, namespace string) iter.Seq[*gwv1.ResourceRecord] {
 		if err != nil {
 			return
 		}
-		o, _ := own.Next().(*gwv1.ResourceRecord)
+		next := func() *gwv1.ResourceRecord {
+			for {
+				if o, _ := own.Next().(*gwv1.ResourceRecord); o == nil || !o.OutsideReleases {
+					return o
+				}
+			}
+		}
+		o := next()
 		for g := range global {
 			for o != nil && compareNames(o.Kind, o.Name, g.Kind, g.Name) < 0 {
 				if !yield(o) {
 					return
 				}
-				o, _ = own.Next().(*gwv1.ResourceRecord)
+				o = next()
 			}
 			if o != nil && o.Kind == g.Kind && o.Name == g.Name {
 				continue // o stands in its place, and is yielded by the next round or after the last
@@ -104,8 +111,19 @@ func effective(tx *memdb.Txn, namespace string) iter.Seq[*gwv1.ResourceRecord] {
 				return
 			}
 		}
-		for ; o != nil; o, _ = own.Next().(*gwv1.ResourceRecord) {
+		for ; o != nil; o = next() {
 			if !yield(o) {
+				return
+			}
+		}
+	}
+}
+
+// released leaves out what takes effect outside of releases.
+func released(all iter.Seq[*gwv1.ResourceRecord]) iter.Seq[*gwv1.ResourceRecord] {
+	return func(yield func(*gwv1.ResourceRecord) bool) {
+		for r := range all {
+			if !r.OutsideReleases && !yield(r) {
 				return
 			}
 		}

@@ -1296,9 +1296,11 @@ type ResourceEdit struct {
 	ExpectedVersion uint64 `protobuf:"varint,9,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
 	MustNotExist    bool   `protobuf:"varint,10,opt,name=must_not_exist,json=mustNotExist,proto3" json:"must_not_exist,omitempty"`
 	// Names of the secrets the spec names, for refusing their deletion.
-	Secrets       []string `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Secrets []string `protobuf:"bytes,11,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// It takes effect when saved: no effective configuration contains it.
+	OutsideReleases bool `protobuf:"varint,12,opt,name=outside_releases,json=outsideReleases,proto3" json:"outside_releases,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ResourceEdit) Reset() {
@@ -1406,6 +1408,13 @@ func (x *ResourceEdit) GetSecrets() []string {
 		return x.Secrets
 	}
 	return nil
+}
+
+func (x *ResourceEdit) GetOutsideReleases() bool {
+	if x != nil {
+		return x.OutsideReleases
+	}
+	return false
 }
 
 type PushReleases struct {
@@ -3636,19 +3645,21 @@ func (x *ClusterRecord) GetEdgeNotice() uint64 {
 }
 
 type ResourceRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Digest        []byte                 `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
-	Spec          []byte                 `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`
-	Version       uint64                 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
-	UpdatedAt     int64                  `protobuf:"varint,8,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
-	UpdatedBy     string                 `protobuf:"bytes,9,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
-	Secrets       []string               `protobuf:"bytes,10,rep,name=secrets,proto3" json:"secrets,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Kind      string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Labels    map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Digest    []byte                 `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
+	Spec      []byte                 `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`
+	Version   uint64                 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
+	UpdatedAt int64                  `protobuf:"varint,8,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	UpdatedBy string                 `protobuf:"bytes,9,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
+	Secrets   []string               `protobuf:"bytes,10,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// It takes effect when saved: no effective configuration contains it.
+	OutsideReleases bool `protobuf:"varint,11,opt,name=outside_releases,json=outsideReleases,proto3" json:"outside_releases,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ResourceRecord) Reset() {
@@ -3749,6 +3760,13 @@ func (x *ResourceRecord) GetSecrets() []string {
 		return x.Secrets
 	}
 	return nil
+}
+
+func (x *ResourceRecord) GetOutsideReleases() bool {
+	if x != nil {
+		return x.OutsideReleases
+	}
+	return false
 }
 
 type AppRecord struct {
@@ -6458,7 +6476,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x05blobs\x18\x02 \x03(\fR\x05blobs\"R\n" +
 	"\x0fChangeResources\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12)\n" +
-	"\x05edits\x18\x02 \x03(\v2\x13.gw.v1.ResourceEditR\x05edits\"\x9c\x03\n" +
+	"\x05edits\x18\x02 \x03(\v2\x13.gw.v1.ResourceEditR\x05edits\"\xc7\x03\n" +
 	"\fResourceEdit\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -6471,7 +6489,8 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x10expected_version\x18\t \x01(\x04R\x0fexpectedVersion\x12$\n" +
 	"\x0emust_not_exist\x18\n" +
 	" \x01(\bR\fmustNotExist\x12\x18\n" +
-	"\asecrets\x18\v \x03(\tR\asecrets\x1a9\n" +
+	"\asecrets\x18\v \x03(\tR\asecrets\x12)\n" +
+	"\x10outside_releases\x18\f \x01(\bR\x0foutsideReleases\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa6\x01\n" +
@@ -6637,7 +6656,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	" \x01(\x03R\x03now\x12)\n" +
 	"\x10skipped_commands\x18\v \x01(\x04R\x0fskippedCommands\x12\x1f\n" +
 	"\vedge_notice\x18\f \x01(\x04R\n" +
-	"edgeNotice\"\xea\x02\n" +
+	"edgeNotice\"\x95\x03\n" +
 	"\x0eResourceRecord\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -6651,7 +6670,8 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"updated_by\x18\t \x01(\tR\tupdatedBy\x12\x18\n" +
 	"\asecrets\x18\n" +
-	" \x03(\tR\asecrets\x1a9\n" +
+	" \x03(\tR\asecrets\x12)\n" +
+	"\x10outside_releases\x18\v \x01(\bR\x0foutsideReleases\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb8\x01\n" +

@@ -124,15 +124,181 @@ func (Dialect) EnumDescriptor() ([]byte, []int) {
 	return file_gw_v1_resource_proto_rawDescGZIP(), []int{1}
 }
 
+// PluginType says where a plugin runs.
+type PluginType int32
+
+const (
+	PluginType_PLUGIN_TYPE_UNSPECIFIED PluginType = 0
+	PluginType_PLUGIN_TYPE_EDGE        PluginType = 1
+	PluginType_PLUGIN_TYPE_HUB         PluginType = 2
+)
+
+// Enum value maps for PluginType.
+var (
+	PluginType_name = map[int32]string{
+		0: "PLUGIN_TYPE_UNSPECIFIED",
+		1: "PLUGIN_TYPE_EDGE",
+		2: "PLUGIN_TYPE_HUB",
+	}
+	PluginType_value = map[string]int32{
+		"PLUGIN_TYPE_UNSPECIFIED": 0,
+		"PLUGIN_TYPE_EDGE":        1,
+		"PLUGIN_TYPE_HUB":         2,
+	}
+)
+
+func (x PluginType) Enum() *PluginType {
+	p := new(PluginType)
+	*p = x
+	return p
+}
+
+func (x PluginType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PluginType) Descriptor() protoreflect.EnumDescriptor {
+	return file_gw_v1_resource_proto_enumTypes[2].Descriptor()
+}
+
+func (PluginType) Type() protoreflect.EnumType {
+	return &file_gw_v1_resource_proto_enumTypes[2]
+}
+
+func (x PluginType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PluginType.Descriptor instead.
+func (PluginType) EnumDescriptor() ([]byte, []int) {
+	return file_gw_v1_resource_proto_rawDescGZIP(), []int{2}
+}
+
+// Hook is a place at which an edge plugin is called; numbered as gw.plugin.v1.Hook.
+type Hook int32
+
+const (
+	Hook_HOOK_UNSPECIFIED Hook = 0
+	// Before the caller is authenticated.
+	Hook_HOOK_PRE_AUTH Hook = 1
+	// To authenticate the caller; who the plugin doesn't know needs a token.
+	Hook_HOOK_AUTH Hook = 2
+	// When caller and target are known, before the upstream is asked.
+	Hook_HOOK_POST_AUTH Hook = 3
+	// When the upstream has answered.
+	Hook_HOOK_ON_RESPONSE Hook = 4
+	// For each piece of an answer that streams.
+	Hook_HOOK_ON_STREAM_CHUNK Hook = 5
+)
+
+// Enum value maps for Hook.
+var (
+	Hook_name = map[int32]string{
+		0: "HOOK_UNSPECIFIED",
+		1: "HOOK_PRE_AUTH",
+		2: "HOOK_AUTH",
+		3: "HOOK_POST_AUTH",
+		4: "HOOK_ON_RESPONSE",
+		5: "HOOK_ON_STREAM_CHUNK",
+	}
+	Hook_value = map[string]int32{
+		"HOOK_UNSPECIFIED":     0,
+		"HOOK_PRE_AUTH":        1,
+		"HOOK_AUTH":            2,
+		"HOOK_POST_AUTH":       3,
+		"HOOK_ON_RESPONSE":     4,
+		"HOOK_ON_STREAM_CHUNK": 5,
+	}
+)
+
+func (x Hook) Enum() *Hook {
+	p := new(Hook)
+	*p = x
+	return p
+}
+
+func (x Hook) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Hook) Descriptor() protoreflect.EnumDescriptor {
+	return file_gw_v1_resource_proto_enumTypes[3].Descriptor()
+}
+
+func (Hook) Type() protoreflect.EnumType {
+	return &file_gw_v1_resource_proto_enumTypes[3]
+}
+
+func (x Hook) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Hook.Descriptor instead.
+func (Hook) EnumDescriptor() ([]byte, []int) {
+	return file_gw_v1_resource_proto_rawDescGZIP(), []int{3}
+}
+
+// OnFailure says what becomes of a request when a plugin fails.
+type OnFailure int32
+
+const (
+	OnFailure_ON_FAILURE_UNSPECIFIED OnFailure = 0
+	// It goes on as if the plugin were not there.
+	OnFailure_ON_FAILURE_OPEN OnFailure = 1
+	// It is refused.
+	OnFailure_ON_FAILURE_CLOSED OnFailure = 2
+)
+
+// Enum value maps for OnFailure.
+var (
+	OnFailure_name = map[int32]string{
+		0: "ON_FAILURE_UNSPECIFIED",
+		1: "ON_FAILURE_OPEN",
+		2: "ON_FAILURE_CLOSED",
+	}
+	OnFailure_value = map[string]int32{
+		"ON_FAILURE_UNSPECIFIED": 0,
+		"ON_FAILURE_OPEN":        1,
+		"ON_FAILURE_CLOSED":      2,
+	}
+)
+
+func (x OnFailure) Enum() *OnFailure {
+	p := new(OnFailure)
+	*p = x
+	return p
+}
+
+func (x OnFailure) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnFailure) Descriptor() protoreflect.EnumDescriptor {
+	return file_gw_v1_resource_proto_enumTypes[4].Descriptor()
+}
+
+func (OnFailure) Type() protoreflect.EnumType {
+	return &file_gw_v1_resource_proto_enumTypes[4]
+}
+
+func (x OnFailure) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnFailure.Descriptor instead.
+func (OnFailure) EnumDescriptor() ([]byte, []int) {
+	return file_gw_v1_resource_proto_rawDescGZIP(), []int{4}
+}
+
 // Resource is one configuration object in the shape it has in a file.
 type Resource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Always "gw/v1"; empty is taken as "gw/v1".
 	ApiVersion string `protobuf:"bytes,1,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
-	// "API" or "LLM".
+	// "API", "LLM" or "Plugin".
 	Kind     string            `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Metadata *ResourceMetadata `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
-	// The kind's own fields, as in a file: APISpec for "API", LLMSpec for "LLM".
+	// The kind's own fields, as in a file: APISpec for "API", LLMSpec for "LLM", PluginSpec for "Plugin".
 	Spec *structpb.Struct `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
 	// Set by the hub, ignored in requests: when, by whom and as what it was saved.
 	Status        *ResourceStatus `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
@@ -842,6 +1008,198 @@ func (x *Model) GetName() string {
 	return ""
 }
 
+// PluginSpec runs a process beside an edge, which is asked about requests, or beside the leading hub, which gets what edge
+// plugins send. Files may also say "plugin_type: studio" for "type: hub", and "hook_type: X" for "hooks: [X]".
+type PluginSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The plugin's number. An edge plugin's payloads go to the hub plugin with the same one. Unique among the edge plugins
+	// of an effective configuration, and among hub plugins.
+	Id uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Default: edge. Hub plugins live in "global", are in no release and take effect when saved.
+	Type PluginType `protobuf:"varint,2,opt,name=type,proto3,enum=gw.v1.PluginType" json:"type,omitempty"`
+	// When an edge plugin is called. Hub plugins have none.
+	Hooks []Hook `protobuf:"varint,3,rep,packed,name=hooks,proto3,enum=gw.v1.Hook" json:"hooks,omitempty"`
+	// "file://" and the absolute path of the executable on the edge's (the hub's) machine.
+	Command string `protobuf:"bytes,4,opt,name=command,proto3" json:"command,omitempty"`
+	// SHA-256 of the executable, in hex: any other file is not started. None: any file is.
+	Sha256 string `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// What the plugin is initialized with. It is not secret: name variables in env for what is.
+	Config map[string]string `protobuf:"bytes,6,rep,name=config,proto3" json:"config,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What becomes of a request that the plugin should have been asked about and could not be. Default: closed with one of
+	// the hooks pre_auth, auth and post_auth, else open.
+	OnFailure OnFailure `protobuf:"varint,7,opt,name=on_failure,json=onFailure,proto3,enum=gw.v1.OnFailure" json:"on_failure,omitempty"`
+	// How long one call may take. Default 1s at the edge, 10s at the hub.
+	Timeout *durationpb.Duration `protobuf:"bytes,8,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Plugins of one hook are called in ascending order, those of one order by name. Default 100.
+	Order *uint32 `protobuf:"varint,9,opt,name=order,proto3,oneof" json:"order,omitempty"`
+	// Which requests it is called for. None: every one.
+	Scope *PluginScope `protobuf:"bytes,10,opt,name=scope,proto3" json:"scope,omitempty"`
+	// Variables of gw's own environment that the process gets, beside PATH, HOME and TMPDIR.
+	Env           []string `protobuf:"bytes,11,rep,name=env,proto3" json:"env,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PluginSpec) Reset() {
+	*x = PluginSpec{}
+	mi := &file_gw_v1_resource_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PluginSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PluginSpec) ProtoMessage() {}
+
+func (x *PluginSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_resource_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PluginSpec.ProtoReflect.Descriptor instead.
+func (*PluginSpec) Descriptor() ([]byte, []int) {
+	return file_gw_v1_resource_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PluginSpec) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PluginSpec) GetType() PluginType {
+	if x != nil {
+		return x.Type
+	}
+	return PluginType_PLUGIN_TYPE_UNSPECIFIED
+}
+
+func (x *PluginSpec) GetHooks() []Hook {
+	if x != nil {
+		return x.Hooks
+	}
+	return nil
+}
+
+func (x *PluginSpec) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *PluginSpec) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *PluginSpec) GetConfig() map[string]string {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *PluginSpec) GetOnFailure() OnFailure {
+	if x != nil {
+		return x.OnFailure
+	}
+	return OnFailure_ON_FAILURE_UNSPECIFIED
+}
+
+func (x *PluginSpec) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *PluginSpec) GetOrder() uint32 {
+	if x != nil && x.Order != nil {
+		return *x.Order
+	}
+	return 0
+}
+
+func (x *PluginSpec) GetScope() *PluginScope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+func (x *PluginSpec) GetEnv() []string {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
+// PluginScope names targets; with one of the two given, other targets are not meant.
+type PluginScope struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Apis          []string               `protobuf:"bytes,1,rep,name=apis,proto3" json:"apis,omitempty"`
+	Llms          []string               `protobuf:"bytes,2,rep,name=llms,proto3" json:"llms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PluginScope) Reset() {
+	*x = PluginScope{}
+	mi := &file_gw_v1_resource_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PluginScope) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PluginScope) ProtoMessage() {}
+
+func (x *PluginScope) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_resource_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PluginScope.ProtoReflect.Descriptor instead.
+func (*PluginScope) Descriptor() ([]byte, []int) {
+	return file_gw_v1_resource_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PluginScope) GetApis() []string {
+	if x != nil {
+		return x.Apis
+	}
+	return nil
+}
+
+func (x *PluginScope) GetLlms() []string {
+	if x != nil {
+		return x.Llms
+	}
+	return nil
+}
+
 var File_gw_v1_resource_proto protoreflect.FileDescriptor
 
 const file_gw_v1_resource_proto_rawDesc = "" +
@@ -924,7 +1282,31 @@ const file_gw_v1_resource_proto_rawDesc = "" +
 	"\x0frequest_headers\x18\x06 \x01(\v2\x12.gw.v1.HeaderEditsR\x0erequestHeaders\"'\n" +
 	"\x05Model\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04name*>\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04name\"\xf8\x05\n" +
+	"\n" +
+	"PluginSpec\x12\x17\n" +
+	"\x02id\x18\x01 \x01(\rB\a\xbaH\x04*\x02(\x01R\x02id\x12/\n" +
+	"\x04type\x18\x02 \x01(\x0e2\x11.gw.v1.PluginTypeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04type\x124\n" +
+	"\x05hooks\x18\x03 \x03(\x0e2\v.gw.v1.HookB\x11\xbaH\x0e\x92\x01\v\x10\b\x18\x01\"\x05\x82\x01\x02\x10\x01R\x05hooks\x12\x8e\x01\n" +
+	"\acommand\x18\x04 \x01(\tBt\xbaHq\xba\x01i\n" +
+	"\x0eplugin_command\x12.file:// and the absolute path of an executable\x1a'this.matches('^file:///[^\\x00-\\x1f]+$')r\x03\x18\x80 R\acommand\x120\n" +
+	"\x06sha256\x18\x05 \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{64})?$R\x06sha256\x12Q\n" +
+	"\x06config\x18\x06 \x03(\v2\x1d.gw.v1.PluginSpec.ConfigEntryB\x1a\xbaH\x17\x9a\x01\x14\x10\x80\x02\"\ar\x05\x10\x01\x18\x80\x02*\x06r\x04\x18\x80\x80\x01R\x06config\x129\n" +
+	"\n" +
+	"on_failure\x18\a \x01(\x0e2\x10.gw.v1.OnFailureB\b\xbaH\x05\x82\x01\x02\x10\x01R\tonFailure\x12B\n" +
+	"\atimeout\x18\b \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\atimeout\x12$\n" +
+	"\x05order\x18\t \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x00R\x05order\x88\x01\x01\x12(\n" +
+	"\x05scope\x18\n" +
+	" \x01(\v2\x12.gw.v1.PluginScopeR\x05scope\x12@\n" +
+	"\x03env\x18\v \x03(\tB.\xbaH+\x92\x01(\x10@\x18\x01\"\"r 2\x1e^[A-Za-z_][A-Za-z0-9_]{0,127}$R\x03env\x1a9\n" +
+	"\vConfigEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
+	"\x06_order\"\xa7\x01\n" +
+	"\vPluginScope\x12K\n" +
+	"\x04apis\x18\x01 \x03(\tB7\xbaH4\x92\x011\x10\xe8\a\x18\x01\"*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04apis\x12K\n" +
+	"\x04llms\x18\x02 \x03(\tB7\xbaH4\x92\x011\x10\xe8\a\x18\x01\"*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04llms*>\n" +
 	"\x04Auth\x12\x14\n" +
 	"\x10AUTH_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -932,7 +1314,23 @@ const file_gw_v1_resource_proto_rawDesc = "" +
 	"\fAUTH_KEYLESS\x10\x02*6\n" +
 	"\aDialect\x12\x17\n" +
 	"\x13DIALECT_UNSPECIFIED\x10\x00\x12\x12\n" +
-	"\x0eDIALECT_OPENAI\x10\x01Ba\n" +
+	"\x0eDIALECT_OPENAI\x10\x01*T\n" +
+	"\n" +
+	"PluginType\x12\x1b\n" +
+	"\x17PLUGIN_TYPE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10PLUGIN_TYPE_EDGE\x10\x01\x12\x13\n" +
+	"\x0fPLUGIN_TYPE_HUB\x10\x02*\x82\x01\n" +
+	"\x04Hook\x12\x14\n" +
+	"\x10HOOK_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rHOOK_PRE_AUTH\x10\x01\x12\r\n" +
+	"\tHOOK_AUTH\x10\x02\x12\x12\n" +
+	"\x0eHOOK_POST_AUTH\x10\x03\x12\x14\n" +
+	"\x10HOOK_ON_RESPONSE\x10\x04\x12\x18\n" +
+	"\x14HOOK_ON_STREAM_CHUNK\x10\x05*S\n" +
+	"\tOnFailure\x12\x1a\n" +
+	"\x16ON_FAILURE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fON_FAILURE_OPEN\x10\x01\x12\x15\n" +
+	"\x11ON_FAILURE_CLOSED\x10\x02Ba\n" +
 	"\tcom.gw.v1B\rResourceProtoP\x01Z\x10gw/rpc/gwv1;gwv1\xa2\x02\x03GXX\xaa\x02\x05Gw.V1\xca\x02\x05Gw\\V1\xe2\x02\x11Gw\\V1\\GPBMetadata\xea\x02\x06Gw::V1b\x06proto3"
 
 var (
@@ -947,55 +1345,67 @@ func file_gw_v1_resource_proto_rawDescGZIP() []byte {
 	return file_gw_v1_resource_proto_rawDescData
 }
 
-var file_gw_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_gw_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_gw_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_gw_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_gw_v1_resource_proto_goTypes = []any{
 	(Auth)(0),                     // 0: gw.v1.Auth
 	(Dialect)(0),                  // 1: gw.v1.Dialect
-	(*Resource)(nil),              // 2: gw.v1.Resource
-	(*ResourceMetadata)(nil),      // 3: gw.v1.ResourceMetadata
-	(*ResourceStatus)(nil),        // 4: gw.v1.ResourceStatus
-	(*APISpec)(nil),               // 5: gw.v1.APISpec
-	(*Upstream)(nil),              // 6: gw.v1.Upstream
-	(*HeaderEdits)(nil),           // 7: gw.v1.HeaderEdits
-	(*Timeouts)(nil),              // 8: gw.v1.Timeouts
-	(*Credential)(nil),            // 9: gw.v1.Credential
-	(*LLMSpec)(nil),               // 10: gw.v1.LLMSpec
-	(*Model)(nil),                 // 11: gw.v1.Model
-	nil,                           // 12: gw.v1.ResourceMetadata.LabelsEntry
-	nil,                           // 13: gw.v1.HeaderEdits.SetEntry
-	nil,                           // 14: gw.v1.HeaderEdits.AddEntry
-	(*structpb.Struct)(nil),       // 15: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(PluginType)(0),               // 2: gw.v1.PluginType
+	(Hook)(0),                     // 3: gw.v1.Hook
+	(OnFailure)(0),                // 4: gw.v1.OnFailure
+	(*Resource)(nil),              // 5: gw.v1.Resource
+	(*ResourceMetadata)(nil),      // 6: gw.v1.ResourceMetadata
+	(*ResourceStatus)(nil),        // 7: gw.v1.ResourceStatus
+	(*APISpec)(nil),               // 8: gw.v1.APISpec
+	(*Upstream)(nil),              // 9: gw.v1.Upstream
+	(*HeaderEdits)(nil),           // 10: gw.v1.HeaderEdits
+	(*Timeouts)(nil),              // 11: gw.v1.Timeouts
+	(*Credential)(nil),            // 12: gw.v1.Credential
+	(*LLMSpec)(nil),               // 13: gw.v1.LLMSpec
+	(*Model)(nil),                 // 14: gw.v1.Model
+	(*PluginSpec)(nil),            // 15: gw.v1.PluginSpec
+	(*PluginScope)(nil),           // 16: gw.v1.PluginScope
+	nil,                           // 17: gw.v1.ResourceMetadata.LabelsEntry
+	nil,                           // 18: gw.v1.HeaderEdits.SetEntry
+	nil,                           // 19: gw.v1.HeaderEdits.AddEntry
+	nil,                           // 20: gw.v1.PluginSpec.ConfigEntry
+	(*structpb.Struct)(nil),       // 21: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
 }
 var file_gw_v1_resource_proto_depIdxs = []int32{
-	3,  // 0: gw.v1.Resource.metadata:type_name -> gw.v1.ResourceMetadata
-	15, // 1: gw.v1.Resource.spec:type_name -> google.protobuf.Struct
-	4,  // 2: gw.v1.Resource.status:type_name -> gw.v1.ResourceStatus
-	12, // 3: gw.v1.ResourceMetadata.labels:type_name -> gw.v1.ResourceMetadata.LabelsEntry
-	16, // 4: gw.v1.ResourceStatus.updated_at:type_name -> google.protobuf.Timestamp
-	7,  // 5: gw.v1.APISpec.request_headers:type_name -> gw.v1.HeaderEdits
-	7,  // 6: gw.v1.APISpec.response_headers:type_name -> gw.v1.HeaderEdits
-	6,  // 7: gw.v1.APISpec.upstreams:type_name -> gw.v1.Upstream
-	8,  // 8: gw.v1.APISpec.timeouts:type_name -> gw.v1.Timeouts
+	6,  // 0: gw.v1.Resource.metadata:type_name -> gw.v1.ResourceMetadata
+	21, // 1: gw.v1.Resource.spec:type_name -> google.protobuf.Struct
+	7,  // 2: gw.v1.Resource.status:type_name -> gw.v1.ResourceStatus
+	17, // 3: gw.v1.ResourceMetadata.labels:type_name -> gw.v1.ResourceMetadata.LabelsEntry
+	22, // 4: gw.v1.ResourceStatus.updated_at:type_name -> google.protobuf.Timestamp
+	10, // 5: gw.v1.APISpec.request_headers:type_name -> gw.v1.HeaderEdits
+	10, // 6: gw.v1.APISpec.response_headers:type_name -> gw.v1.HeaderEdits
+	9,  // 7: gw.v1.APISpec.upstreams:type_name -> gw.v1.Upstream
+	11, // 8: gw.v1.APISpec.timeouts:type_name -> gw.v1.Timeouts
 	0,  // 9: gw.v1.APISpec.auth:type_name -> gw.v1.Auth
-	9,  // 10: gw.v1.APISpec.credential:type_name -> gw.v1.Credential
-	13, // 11: gw.v1.HeaderEdits.set:type_name -> gw.v1.HeaderEdits.SetEntry
-	14, // 12: gw.v1.HeaderEdits.add:type_name -> gw.v1.HeaderEdits.AddEntry
-	17, // 13: gw.v1.Timeouts.connect:type_name -> google.protobuf.Duration
-	17, // 14: gw.v1.Timeouts.response_header:type_name -> google.protobuf.Duration
-	17, // 15: gw.v1.Timeouts.idle:type_name -> google.protobuf.Duration
+	12, // 10: gw.v1.APISpec.credential:type_name -> gw.v1.Credential
+	18, // 11: gw.v1.HeaderEdits.set:type_name -> gw.v1.HeaderEdits.SetEntry
+	19, // 12: gw.v1.HeaderEdits.add:type_name -> gw.v1.HeaderEdits.AddEntry
+	23, // 13: gw.v1.Timeouts.connect:type_name -> google.protobuf.Duration
+	23, // 14: gw.v1.Timeouts.response_header:type_name -> google.protobuf.Duration
+	23, // 15: gw.v1.Timeouts.idle:type_name -> google.protobuf.Duration
 	1,  // 16: gw.v1.LLMSpec.dialect:type_name -> gw.v1.Dialect
-	9,  // 17: gw.v1.LLMSpec.credential:type_name -> gw.v1.Credential
-	11, // 18: gw.v1.LLMSpec.models:type_name -> gw.v1.Model
-	8,  // 19: gw.v1.LLMSpec.timeouts:type_name -> gw.v1.Timeouts
-	7,  // 20: gw.v1.LLMSpec.request_headers:type_name -> gw.v1.HeaderEdits
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	12, // 17: gw.v1.LLMSpec.credential:type_name -> gw.v1.Credential
+	14, // 18: gw.v1.LLMSpec.models:type_name -> gw.v1.Model
+	11, // 19: gw.v1.LLMSpec.timeouts:type_name -> gw.v1.Timeouts
+	10, // 20: gw.v1.LLMSpec.request_headers:type_name -> gw.v1.HeaderEdits
+	2,  // 21: gw.v1.PluginSpec.type:type_name -> gw.v1.PluginType
+	3,  // 22: gw.v1.PluginSpec.hooks:type_name -> gw.v1.Hook
+	20, // 23: gw.v1.PluginSpec.config:type_name -> gw.v1.PluginSpec.ConfigEntry
+	4,  // 24: gw.v1.PluginSpec.on_failure:type_name -> gw.v1.OnFailure
+	23, // 25: gw.v1.PluginSpec.timeout:type_name -> google.protobuf.Duration
+	16, // 26: gw.v1.PluginSpec.scope:type_name -> gw.v1.PluginScope
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_resource_proto_init() }
@@ -1005,13 +1415,14 @@ func file_gw_v1_resource_proto_init() {
 	}
 	file_gw_v1_resource_proto_msgTypes[4].OneofWrappers = []any{}
 	file_gw_v1_resource_proto_msgTypes[7].OneofWrappers = []any{}
+	file_gw_v1_resource_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_resource_proto_rawDesc), len(file_gw_v1_resource_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   13,
+			NumEnums:      5,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

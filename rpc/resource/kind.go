@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -19,6 +20,10 @@ type kind struct {
 	defaults func(proto.Message)
 	// secrets lists the names of the secrets a spec refers to.
 	secrets func(proto.Message) []*gwv1.Credential
+	// aliases gives fields that are written in another way their own names; nil: there are none. It doesn't change n.
+	aliases func(n *yaml.Node) *yaml.Node
+	// check says what is wrong that no rule of a single field can; nil: nothing can be.
+	check func(d *Document) Errors
 }
 
 var kinds = []kind{
@@ -33,6 +38,14 @@ var kinds = []kind{
 		spec:     func() proto.Message { return new(gwv1.LLMSpec) },
 		defaults: func(m proto.Message) { llmDefaults(m.(*gwv1.LLMSpec)) },
 		secrets:  func(m proto.Message) []*gwv1.Credential { return []*gwv1.Credential{m.(*gwv1.LLMSpec).Credential} },
+	},
+	{
+		name:     "Plugin",
+		spec:     func() proto.Message { return new(gwv1.PluginSpec) },
+		defaults: func(m proto.Message) { pluginDefaults(m.(*gwv1.PluginSpec)) },
+		secrets:  func(proto.Message) []*gwv1.Credential { return nil },
+		aliases:  pluginAliases,
+		check:    checkPlugin,
 	},
 }
 

@@ -143,6 +143,9 @@ func finish(d *Document, apiVersion string, spec *yaml.Node, budget *int) (errs 
 	errs = append(errs, validate(d, "metadata", &gwv1.ResourceMetadata{Name: "x", Labels: d.Labels})...)
 	r := reader{document: d, budget: budget}
 	d.Spec = k.spec()
+	if k.aliases != nil {
+		spec = k.aliases(spec)
+	}
 	r.message(spec, d.Spec.ProtoReflect(), "spec")
 	errs = append(errs, r.errs...)
 	if len(r.errs) > 0 {
@@ -150,6 +153,9 @@ func finish(d *Document, apiVersion string, spec *yaml.Node, budget *int) (errs 
 	}
 	k.defaults(d.Spec)
 	errs = append(errs, validate(d, "spec", d.Spec)...)
+	if k.check != nil {
+		errs = append(errs, k.check(d)...)
+	}
 	if len(errs) == 0 {
 		if b, _ := d.Canonical(); len(b) > MaxSpec {
 			fail("spec", CodeTooLarge, fmt.Sprintf("has %d bytes", len(b)), fmt.Sprintf("at most %d", MaxSpec))

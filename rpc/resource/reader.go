@@ -212,7 +212,7 @@ func scalar(n *yaml.Node, f protoreflect.FieldDescriptor) (v protoreflect.Value,
 // enumWords returns the values of an enum as they are written in files: AUTH_KEYLESS of Auth is "keyless". The first,
 // "unspecified", can't be written.
 func enumWords(e protoreflect.EnumDescriptor) []string {
-	prefix := strings.ToUpper(string(e.Name())) + "_"
+	prefix := strings.TrimSuffix(string(e.Values().Get(0).Name()), "UNSPECIFIED")
 	words := make([]string, e.Values().Len())
 	for i := 1; i < len(words); i++ {
 		words[i] = strings.ToLower(strings.TrimPrefix(string(e.Values().Get(i).Name()), prefix))
