@@ -65,8 +65,9 @@ type classifier struct {
 	state            *state.State
 	now, leaderSince time.Time
 	interval         time.Duration
-	following        bool              // this hub does not lead
-	wanted           map[string]wanted // namespace → what its edges should run
+	following        bool                              // this hub does not lead
+	wanted           map[string]wanted                 // namespace → what its edges should run
+	revocations      map[string]*gwv1.RevocationRecord // edge ID → its newest
 }
 
 type wanted struct {
@@ -75,8 +76,12 @@ type wanted struct {
 }
 
 func (k *core) newClassifier(st *state.State) *classifier {
-	return &classifier{core: k, state: st, now: k.now(), leaderSince: k.fleet.LeaderSince(), interval: k.fleet.Interval(), following: !k.store.Leading(),
-		wanted: map[string]wanted{}}
+	c := &classifier{core: k, state: st, now: k.now(), leaderSince: k.fleet.LeaderSince(), interval: k.fleet.Interval(), following: !k.store.Leading(),
+		wanted: map[string]wanted{}, revocations: map[string]*gwv1.RevocationRecord{}}
+	for r := range st.Revocations() {
+		c.revocations[r.EdgeId] = r
+	}
+	return c
 }
 
 func (c *classifier) of(namespace string) wanted {
@@ -113,7 +118,10 @@ func (c *classifier) revoked(r *gwv1.EdgeRecord, l *fleet.Live, id string) *gwv1
 	if r == nil {
 		lineage = l.Certificate.Lineage
 	}
-	return c.state.Revoked(id, lineage)
+	if revoked := c.revocations[id]; revoked != nil && lineage < revoked.Before {
+		return revoked
+	}
+	return nil
 }
 
 // ListEdges returns a page of the edges that match, and a summary of all in the namespace.

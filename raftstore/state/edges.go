@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -183,6 +184,11 @@ func (s *State) Stamp() uint64 { return Stamp(s.cluster.Epoch, s.index) }
 // Revocation returns the newest revocation of an edge ID, whether or not there is an edge of that ID now.
 func (s *State) Revocation(edgeID string) (*gwv1.RevocationRecord, bool) {
 	return one[*gwv1.RevocationRecord](s.db.Txn(false), tableRevocations, byID, []byte(edgeID))
+}
+
+// Revocations are all that are kept, sorted by edge ID.
+func (s *State) Revocations() iter.Seq[*gwv1.RevocationRecord] {
+	return list[*gwv1.RevocationRecord](s.db.Txn(false), tableRevocations, byID, nil)
 }
 
 // Revoked returns the revocation that ends certificates of a lineage; nil if they are good.
