@@ -352,6 +352,7 @@ func (h *hub) buildServices() (err error) {
 		Fleet:     clients.fleet,
 		Releases:  clients.releases,
 		Sessions:  clients.access,
+		Audit:     clients.audit,
 		Principal: h.principal,
 		Wake:      h.services.Wake,
 		Remote:    withRemote,

@@ -116,6 +116,7 @@ type adminClients struct {
 	fleet    gwv1connect.FleetServiceClient
 	releases gwv1connect.ReleaseServiceClient
 	access   gwv1connect.AccessServiceClient
+	audit    gwv1connect.AuditServiceClient
 }
 
 func newAdminClients(handler http.Handler) adminClients {
@@ -125,5 +126,6 @@ func newAdminClients(handler http.Handler) adminClients {
 		fleet:    gwv1connect.NewFleetServiceClient(c, url),
 		releases: gwv1connect.NewReleaseServiceClient(c, url),
 		access:   gwv1connect.NewAccessServiceClient(c, url),
+		audit:    gwv1connect.NewAuditServiceClient(c, url),
 	}
 }

@@ -160,6 +160,37 @@ func (h *hub) whole(e *gwv1.Edge) *gwv1.GetEdgeResponse {
 	return out
 }
 
+// ListAudit has a few entries of every sort, and answers from them a hundred times over.
+func (h *hub) ListAudit(ctx context.Context, r *gwv1.ListAuditRequest) (*gwv1.ListAuditResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.enter(ctx, "viewer"); err != nil {
+		return nil, err
+	}
+	sorts := []*gwv1.AuditEntry{
+		{Actor: "ada", ActorAddress: "10.0.0.9", Action: "revoke_edge", Object: "edge/edge-ams3-000", Namespace: "default"},
+		{Actor: "lin", ActorAddress: "10.0.0.12", Action: "push", Object: "push/43"},
+		{Actor: "lin", ActorAddress: "10.0.0.12", Action: "apply", Object: "API/orders", Namespace: "eu"},
+		{Actor: "edge/edge-blr1-001", Action: "enroll_edge", Object: "edge/edge-blr1-001", Namespace: "eu"},
+		{Actor: "hub/9c1e", Action: "remove_edge", Object: "edge/gone", Namespace: "default"},
+	}
+	out := &gwv1.ListAuditResponse{Oldest: timestamppb.New(h.now().Add(-9 * 24 * time.Hour))}
+	for i := uint64(500); i > 0; i-- {
+		e := proto.CloneOf(sorts[(500-i)%5])
+		e.Index, e.At = i, timestamppb.New(h.now().Add(-time.Duration(501-i)*11*time.Minute))
+		switch {
+		case r.Before > 0 && i >= r.Before, r.Actor != "" && e.Actor != r.Actor, r.Action != "" && e.Action != r.Action,
+			!strings.Contains(e.Object, r.Object), r.Namespace != "" && e.Namespace != r.Namespace:
+		case len(out.Entries) == int(r.PageSize):
+			out.NextBefore = out.Entries[len(out.Entries)-1].Index
+			return out, nil
+		default:
+			out.Entries = append(out.Entries, e)
+		}
+	}
+	return out, nil
+}
+
 // busy gives the first edge work to do and a past.
 func (h *hub) busy() *hub {
 	e := h.edges[0]
@@ -404,7 +435,7 @@ func (h *hub) principal(ctx context.Context, bearer string) (context.Context, st
 func (h *hub) handler(t testing.TB) http.Handler {
 	t.Helper()
 	handler, err := New(Config{
-		Fleet: h, Releases: h, Sessions: h, Principal: h.principal, Wake: h.wake,
+		Fleet: h, Releases: h, Sessions: h, Audit: h, Principal: h.principal, Wake: h.wake,
 		Cluster: "acme-prod", Version: "1.2.3", HubURL: "https://hub.acme.internal:50051", Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return h.now() },
 	})
 	if err != nil {

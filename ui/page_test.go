@@ -99,6 +99,9 @@ func shots() []shot {
 		{"releases", full, "viewer", "/releases", nil, 200, []string{"Target", "ada", "Orders: new upstream", "17.6 KiB", "Rollback to 40", "although frozen", "8 of 12"}},
 		{"releases-frozen", frozen, "operator", "/releases", nil, 200, []string{"Pushes of default are frozen:", "Unfreeze", "Freeze…"}},
 		{"releases-empty", newHub, "viewer", "/releases?ns=eu", nil, 200, []string{"No releases yet"}},
+		{"audit", full, "viewer", "/audit", nil, 200, []string{"revoke edge", "edge/edge-ams3-000", "10.0.0.12", "Older"}},
+		{"audit-older", full, "viewer", "/audit?before=50&ns=eu&actor=lin", nil, 200, []string{"API/orders", "Newest", "Clear filters"}},
+		{"audit-none", full, "viewer", "/audit?object=nothing", nil, 200, []string{"No entry matches", "--audit-log"}},
 		{"403", full, "viewer", "/push", nil, 403, []string{"You may not do that"}},
 		{"404", full, "viewer", "/nowhere", nil, 404, []string{"Not found"}},
 		{"404-edge", full, "viewer", "/edges/none", nil, 404, []string{`There is no edge "none".`}},
@@ -158,7 +161,7 @@ func TestHostileNamesStayText(t *testing.T) {
 		h.progress[43].Failures = []*gwv1.PushFailure{{Edge: probe, Message: probe}}
 		handler, id := h.handler(t), url.PathEscape(probe)
 		cookie := h.session(t, "admin")
-		for _, target := range []string{"/edges", "/edges?q=" + url.QueryEscape(probe) + "&ns=" + url.QueryEscape(probe), "/edges?removed=" + url.QueryEscape(probe), "/edges/" + id, "/edges/" + id + "/remove", "/edges/" + id + "/revoke", "/push", "/pushes/43", "/releases?ns=" + url.QueryEscape(probe), "/push?note=" + url.QueryEscape(probe)} {
+		for _, target := range []string{"/edges", "/edges?q=" + url.QueryEscape(probe) + "&ns=" + url.QueryEscape(probe), "/edges?removed=" + url.QueryEscape(probe), "/edges/" + id, "/edges/" + id + "/remove", "/edges/" + id + "/revoke", "/audit?object=" + url.QueryEscape(probe) + "&actor=" + url.QueryEscape(probe), "/push", "/pushes/43", "/releases?ns=" + url.QueryEscape(probe), "/push?note=" + url.QueryEscape(probe)} {
 			t.Run(target, func(t *testing.T) {
 				w := do(handler, cookie, target)
 				if w.Code != http.StatusOK {
@@ -286,7 +289,7 @@ func TestEveryLinkLeadsSomewhere(t *testing.T) {
 	}
 	handler, cookie := h.handler(t), h.session(t, "admin")
 	tried := map[string]bool{}
-	for _, from := range []string{"/edges", "/edges?q=x", "/edges/edge-ams3-000", "/edges/edge-ams3-000/remove", "/edges/edge-ams3-000/revoke", "/push", "/pushes/43", "/releases", "/nowhere"} {
+	for _, from := range []string{"/edges", "/edges?q=x", "/edges/edge-ams3-000", "/edges/edge-ams3-000/remove", "/edges/edge-ams3-000/revoke", "/push", "/pushes/43", "/releases", "/audit?actor=lin", "/nowhere"} {
 		d := parse(t, do(handler, cookie, from).Body.String())
 		for _, n := range append(d.all("a", "href"), append(d.all("link", "href"), d.all("script", "src")...)...) {
 			to := attr(n, "href") + attr(n, "src")

@@ -49,10 +49,11 @@ type Sessions interface {
 
 // Config is what a console is made of.
 type Config struct {
-	// Fleet, Releases and Sessions are required.
+	// Fleet, Releases, Sessions and Audit are required.
 	Fleet    Fleet
 	Releases Releases
 	Sessions Sessions
+	Audit    Audit
 	// Principal authenticates a bearer token and returns a context that carries whom it belongs to, and the name. A token
 	// that is unknown, ended or expired is answered with CodeUnauthenticated. Required.
 	Principal func(ctx context.Context, bearer string) (context.Context, string, error)
@@ -85,8 +86,8 @@ type console struct {
 // under TLS, plain otherwise, so plain listeners belong on loopback only.
 func New(c Config) (http.Handler, error) {
 	switch {
-	case c.Fleet == nil, c.Releases == nil, c.Sessions == nil:
-		return nil, errors.New("console: Fleet, Releases and Sessions are required")
+	case c.Fleet == nil, c.Releases == nil, c.Sessions == nil, c.Audit == nil:
+		return nil, errors.New("console: Fleet, Releases, Sessions and Audit are required")
 	case c.Principal == nil, c.Wake == nil:
 		return nil, errors.New("console: Principal and Wake are required")
 	}
@@ -133,6 +134,7 @@ func (k *console) routes() map[string]http.Handler {
 		"GET /freeze":             k.signedIn(k.freezeForm),
 		"POST /freezes":           k.signedIn(k.freeze),
 		"POST /unfreeze":          k.signedIn(k.unfreeze),
+		"GET /audit":              k.signedIn(k.audit),
 		"GET /live":               http.HandlerFunc(k.live),
 		"/":                       k.signedIn(k.nothing),
 	}
