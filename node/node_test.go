@@ -23,15 +23,20 @@ type together struct {
 	ctx  context.Context // the hub's own calls are made with it
 }
 
-// startTogether starts a hub and an edge that has joined it. Both end with the test.
-func startTogether(t *testing.T) *together {
+// startTogether starts a hub and an edge that has joined it. Both end with the test. edits, if any, change how the hub
+// runs.
+func startTogether(t *testing.T, edits ...func(*HubConfig)) *together {
 	t.Helper()
 	dir, log := t.TempDir(), slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithCancel(t.Context())
-	h, err := openHub(ctx, HubConfig{
+	config := HubConfig{
 		DataDir: filepath.Join(dir, "hub"), Listen: "127.0.0.1:0", AdminListen: "127.0.0.1:0",
 		ElectionTimeout: time.Second, HeartbeatInterval: time.Second,
-	}, log)
+	}
+	for _, edit := range edits {
+		edit(&config)
+	}
+	h, err := openHub(ctx, config, log)
 	if err != nil {
 		cancel()
 		t.Fatal(err)
