@@ -55,8 +55,9 @@ type cluster struct {
 
 // process is one hub, on its data directory and its addresses, running or not.
 type process struct {
+	program
 	c              *cluster
-	name, dir      string
+	dir            string
 	address, admin string   // host:port of the TLS port; URL of the admin listener
 	command, flags []string // command runs gw, its path included
 	id             string   // node ID of the last start
@@ -64,11 +65,6 @@ type process struct {
 	config  gwv1connect.ConfigServiceClient
 	access  gwv1connect.AccessServiceClient
 	cluster gwv1connect.ClusterServiceClient
-
-	cmd    *exec.Cmd     // of the last start
-	exited chan struct{} // closed when it has
-	done   error         // what Wait said; set when exited is closed
-	paused bool
 }
 
 // newCluster starts hubs, the first alone, and returns when all of them vote.
@@ -145,7 +141,7 @@ func (c *cluster) newHub() *process {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	h := &process{c: c, name: fmt.Sprintf("hub-%d", len(c.all)+1), command: []string{gw}}
+	h := &process{c: c, program: program{t: c.t, home: c.dir, name: fmt.Sprintf("hub-%d", len(c.all)+1)}, command: []string{gw}}
 	h.dir = filepath.Join(c.dir, h.name)
 	c.hubs, c.all = append(c.hubs, h), append(c.all, h)
 	c.place(h)
@@ -218,31 +214,7 @@ func (h *process) start(flags ...string) {
 // launch starts the hub and does not wait for anything.
 func (h *process) launch(flags ...string) {
 	h.c.t.Helper()
-	if h.running() {
-		h.c.t.Fatalf("%s runs already", h.name)
-	}
-	args := slices.Concat(h.command[1:], []string{"hub", "--data-dir", h.dir}, h.flags, h.c.flags, flags)
-	h.cmd, h.exited, h.paused = exec.Command(h.command[0], args...), make(chan struct{}), false
-	h.cmd.Env = append(os.Environ(), "HOME="+h.c.dir)
-	// Files, not pipes: nothing of this process has to live for the hub to go on.
-	out, err := os.Create(h.path(".out"))
-	if err != nil {
-		h.c.t.Fatal(err)
-	}
-	defer out.Close()
-	log, err := os.OpenFile(h.path(".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		h.c.t.Fatal(err)
-	}
-	defer log.Close()
-	h.cmd.Stdout, h.cmd.Stderr = out, log
-	if err := h.cmd.Start(); err != nil {
-		h.c.t.Fatal(err)
-	}
-	go func(cmd *exec.Cmd, exited chan struct{}) { // ends with the process, which ends with the test
-		h.done = cmd.Wait()
-		close(exited)
-	}(h.cmd, h.exited)
+	h.begin(nil, slices.Concat(h.command, []string{"hub", "--data-dir", h.dir}, h.flags, h.c.flags, flags)...)
 }
 
 func (h *process) awaitServing() {
@@ -257,68 +229,6 @@ func (h *process) awaitServing() {
 		return nil
 	})
 }
-
-func (h *process) path(suffix string) string { return filepath.Join(h.c.dir, h.name+suffix) }
-
-// output is what the last start printed, log is what all of them logged.
-func (h *process) output() string { return read(h.path(".out")) }
-func (h *process) log() string    { return read(h.path(".log")) }
-func (h *process) tail() string   { s := h.log(); return s[max(0, len(s)-3000):] }
-
-func read(path string) string {
-	b, _ := os.ReadFile(path)
-	return string(b)
-}
-
-func (h *process) running() bool {
-	if h.cmd == nil {
-		return false
-	}
-	select {
-	case <-h.exited:
-		return false
-	default:
-		return true
-	}
-}
-
-func (h *process) signal(s syscall.Signal) {
-	if h.running() {
-		h.cmd.Process.Signal(s) // an error means that it is gone
-	}
-}
-
-// kill is kill -9.
-func (h *process) kill() {
-	h.c.t.Helper()
-	h.signal(syscall.SIGKILL)
-	h.awaitExit(20 * time.Second)
-}
-
-// stop asks the hub to end, and returns its exit code.
-func (h *process) stop() int {
-	h.c.t.Helper()
-	h.signal(syscall.SIGTERM)
-	h.awaitExit(20 * time.Second)
-	return h.cmd.ProcessState.ExitCode()
-}
-
-// awaitExit waits until the process has ended, by itself or not.
-func (h *process) awaitExit(limit time.Duration) {
-	h.c.t.Helper()
-	if h.cmd == nil {
-		return
-	}
-	select {
-	case <-h.exited:
-	case <-time.After(limit):
-		h.c.t.Fatalf("%s runs on after %v\n%s", h.name, limit, h.tail())
-	}
-}
-
-// pause stops the process where it is; resume lets it go on.
-func (h *process) pause()  { h.signal(syscall.SIGSTOP); h.paused = true }
-func (h *process) resume() { h.signal(syscall.SIGCONT); h.paused = false }
 
 // fatal is an error that waiting longer does not help.
 type fatal struct{ error }

@@ -1,0 +1,192 @@
+package node
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// judge checks everything that was seen of every edge, against what was released and revoked and what was done to whom.
+func (f *trial) judge() {
+	f.t.Helper()
+	var wrong []string
+	requests := 0
+	for _, k := range f.callers {
+		requests += len(k.asked)
+		j := &judgement{trial: f, caller: k, name: k.edge.name, releases: f.pusher.releases[k.edge.namespace]}
+		j.served()
+		j.answered()
+		j.refused()
+		wrong = append(wrong, j.wrong...)
+	}
+	wrong = append(wrong, f.pusher.findings...)
+	wrong = append(wrong, f.revoker.findings...)
+	for _, w := range wrong[:min(len(wrong), 10)] {
+		f.t.Error(w)
+	}
+	pushes := 0
+	for _, list := range f.pusher.releases {
+		pushes += len(list)
+	}
+	f.t.Logf("%d answers of %d edges checked, %d things wrong; %d releases, %d tokens", requests, len(f.callers), len(wrong), pushes, len(f.revoker.all))
+	if len(f.pusher.findings) == 0 && (pushes < 4*f.plan.rounds || requests < 100*f.plan.rounds) {
+		f.t.Error("that is too little to prove anything")
+	}
+	if f.t.Failed() {
+		f.t.Logf("seed %d, what was done:\n%s", f.seed, strings.Join(f.timeline, "\n"))
+	}
+}
+
+// judgement is about what one edge did.
+type judgement struct {
+	trial    *trial
+	caller   *caller
+	name     string
+	releases []released // of its namespace, in their order
+	wrong    []string
+}
+
+// find notes what is wrong about an answer, with those around it.
+func (j *judgement) find(at int, format string, args ...any) {
+	var around strings.Builder
+	for i := max(0, at-12); i < min(len(j.caller.asked), at+4); i++ {
+		mark := "   "
+		if i == at {
+			mark = " → "
+		}
+		fmt.Fprintf(&around, "\n%s%v", mark, j.caller.asked[i])
+	}
+	j.wrong = append(j.wrong, fmt.Sprintf("%s: %s%s", j.name, fmt.Sprintf(format, args...), &around))
+}
+
+// done are the faults of the edge, or of the hubs.
+func (j *judgement) done(victim string) []*fault { return j.trial.past[victim] }
+
+// served checks that every answer is of a release of the namespace, none older than the one before. Killed while its disk
+// is full, an edge may go back once, to what it had before.
+func (j *judgement) served() {
+	var floor, saved uint64
+	kills := slices.DeleteFunc(slices.Clone(j.done(j.name)), func(x *fault) bool { return x.what != diskFull })
+	for i, r := range j.caller.asked {
+		if len(kills) > 0 && saved == 0 && r.sent >= kills[0].from {
+			saved = floor
+		}
+		if len(kills) > 0 && r.sent >= kills[0].to {
+			if kills[0].ends {
+				floor = saved
+			}
+			kills, saved = kills[1:], 0
+		}
+		if !tells(r) {
+			continue
+		}
+		at := slices.IndexFunc(j.releases, func(x released) bool { return x.number >= floor && !x.bad && x.answers(r) })
+		switch {
+		case at >= 0:
+			floor = j.releases[at].number
+		case slices.ContainsFunc(j.releases, func(x released) bool { return !x.bad && x.answers(r) }):
+			j.find(i, "it goes back, from release %d", floor)
+		default:
+			j.find(i, "it serves what was not released to %s", j.caller.edge.namespace)
+		}
+	}
+}
+
+// tells reports whether an answer tells of the release that gave it.
+func tells(r request) bool {
+	return r.status == http.StatusOK || r.path == "extra" && r.status == http.StatusNotFound
+}
+
+// answers reports whether a release gives this answer.
+func (c content) answers(r request) bool {
+	return r.value == map[string]string{"mark": c.mark, "shared": c.shared, "extra": c.extra}[r.path]
+}
+
+// answered checks that the token which is never revoked is served, whenever the edge runs.
+func (j *judgement) answered() {
+	back := map[*fault]time.Duration{} // when an edge that was killed answered again
+	for _, x := range j.done(j.name) {
+		if !x.ends {
+			continue
+		}
+		at := slices.IndexFunc(j.caller.asked, func(r request) bool { return r.sent >= x.to && r.status > 0 })
+		if at < 0 {
+			j.find(len(j.caller.asked)-1, "it was started again at %v, and does not answer", x.to)
+			return
+		}
+		if back[x] = j.caller.asked[at].got; back[x]-x.to > healed {
+			j.find(at, "started again, it answers after %v", back[x]-x.to)
+		}
+	}
+	for i, r := range j.caller.asked {
+		if r.status == 0 && slices.ContainsFunc(j.done(j.name), func(x *fault) bool { return x.ends && x.from <= r.got && r.sent <= back[x] }) {
+			continue
+		}
+		if r.status == 0 || r.credential == nil && !tells(r) {
+			j.find(i, "it does not serve a token it knows")
+		}
+	}
+}
+
+// undisturbed reports whether nothing was done to the edge or the hubs in a time.
+func (j *judgement) undisturbed(from, to time.Duration) bool {
+	for _, x := range slices.Concat(j.done(j.name), j.done(theHubs)) {
+		if x.overlaps(from, to) {
+			return false
+		}
+	}
+	return true
+}
+
+// settled is how long after a fault an edge may take a stream for one that is alive although it is not.
+const settled = 3 * time.Second
+
+// knows reports whether an edge must have heard, when a request was made, of what happened at a time: it followed a hub
+// for a second afterwards, and nothing was done since some time before.
+func (j *judgement) knows(at time.Duration, r request) bool {
+	return slices.ContainsFunc(j.caller.looks, func(l look) bool {
+		return l.following && l.sent >= at+time.Second && l.got <= r.sent && j.undisturbed(l.sent-settled, r.sent)
+	})
+}
+
+// refused checks the answers to tokens that come and go: those that are valid are never called unknown, those that are
+// revoked are refused by every edge that must know it, and stay refused.
+func (j *judgement) refused() {
+	since := map[*credential]request{} // the first refusal
+	for i, r := range j.caller.asked {
+		k := r.credential
+		if k == nil || r.status == 0 {
+			continue
+		}
+		first, was := since[k]
+		switch {
+		case r.status == http.StatusUnauthorized:
+			if k.asked == 0 || r.got < k.asked {
+				j.find(i, "it refuses a token that was not revoked (asked for at %v)", k.asked)
+			}
+			if !was {
+				since[k] = r
+			}
+		case r.status == http.StatusOK && k.revoked > 0 && j.knows(k.revoked, r):
+			j.find(i, "it serves a token that was revoked at %v", k.revoked)
+		case r.status == http.StatusOK && was && !j.mayForget(first, r):
+			j.find(i, "it serves a token it refused at %v", first.got)
+		case r.status == http.StatusServiceUnavailable:
+			if j.knows(r.sent-2*settled, r) {
+				j.find(i, "it says that nobody can be asked about a token, and follows a hub")
+			}
+		case r.status != http.StatusOK:
+			j.find(i, "an answer that nothing explains")
+		}
+	}
+}
+
+// mayForget reports whether a refusal may not have reached the disk before the edge was killed: it takes some 100 ms, and
+// longer on a disk that is full.
+func (j *judgement) mayForget(first, later request) bool {
+	return slices.ContainsFunc(j.done(j.name), func(x *fault) bool {
+		return x.ends && x.overlaps(first.sent, later.sent) && (x.what == diskFull || x.from < first.got+time.Second)
+	})
+}
