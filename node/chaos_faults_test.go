@@ -105,12 +105,13 @@ func (f *trial) disturbEdge(e *edgeProcess) {
 		e.pause()
 		f.begin(fault{what: "pause", victim: e.name, busy: e.name, heal: e.resume}, from)
 	default:
-		how, port := cuts[f.random.IntN(len(cuts))], everyHub
+		how, port, to := cuts[f.random.IntN(len(cuts))], everyHub, "all hubs"
 		if f.random.IntN(3) == 0 {
 			_, port, _ = net.SplitHostPort(f.c.hubs[f.random.IntN(len(f.c.hubs))].address)
+			to = "one hub"
 		}
 		e.link.cut(port, how)
-		f.begin(fault{what: fmt.Sprintf("link to %s cut: %s", port, how), victim: e.name, busy: e.name, heal: e.link.mend}, from)
+		f.begin(fault{what: fmt.Sprintf("link to %s %s", to, how), victim: e.name, busy: e.name, heal: e.link.mend}, from)
 	}
 }
 

@@ -66,6 +66,8 @@ type trial struct {
 	began  time.Time
 	faults []*fault // that last
 
+	restored []time.Duration // when backups were restored
+
 	mu       sync.Mutex // guards the rest
 	timeline []string
 	past     map[string][]*fault // by victim, those that last included
@@ -180,7 +182,10 @@ func (f *trial) round(n int) {
 // force makes a release that edges of a namespace can't load, and waits until they have said so.
 func (f *trial) force(namespace string) {
 	f.t.Helper()
+	f.revoker.steps.Lock() // what is made or revoked while a backup is restored is lost
+	f.restored = append(f.restored, f.now())
 	f.pusher.force(namespace)
+	f.revoker.steps.Unlock()
 	f.c.await(2*healed, "edges say what they can't load", func() error {
 		shown, err := f.c.shown()
 		for _, e := range f.edges {
@@ -249,8 +254,11 @@ func (f *trial) mustBeWell() {
 			}
 			body, err := io.ReadAll(answer.Body)
 			answer.Body.Close()
-			if _, why, ill := strings.Cut(string(body), "[i] health: "); ill || err != nil {
-				return fmt.Errorf("%s: %s, %v", e.name, why, err)
+			_, why, _ := strings.Cut(string(body), "[i] health: ")
+			for reason := range strings.SplitSeq(strings.TrimSpace(why), "; ") {
+				if small := f.small[e.name] && strings.Contains(reason, " MiB are free "); reason != "" && !small || err != nil {
+					return fmt.Errorf("%s: %s, %v", e.name, reason, err)
+				}
 			}
 		}
 		return nil

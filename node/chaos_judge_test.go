@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -21,6 +22,12 @@ func (f *trial) judge() {
 		j.refused()
 		wrong = append(wrong, j.wrong...)
 	}
+	for _, h := range f.c.hubs {
+		wrong = append(wrong, panics(h.name, h.log())...)
+	}
+	for _, e := range f.edges {
+		wrong = append(wrong, panics(e.name, e.log())...)
+	}
 	wrong = append(wrong, f.pusher.findings...)
 	wrong = append(wrong, f.revoker.findings...)
 	for _, w := range wrong[:min(len(wrong), 10)] {
@@ -30,6 +37,7 @@ func (f *trial) judge() {
 	for _, list := range f.pusher.releases {
 		pushes += len(list)
 	}
+	f.t.Logf("done: %s", f.tally())
 	f.t.Logf("%d answers of %d edges checked, %d things wrong; %d releases, %d tokens", requests, len(f.callers), len(wrong), pushes, len(f.revoker.all))
 	if len(f.pusher.findings) == 0 && (pushes < 4*f.plan.rounds || requests < 100*f.plan.rounds) {
 		f.t.Error("that is too little to prove anything")
@@ -37,6 +45,25 @@ func (f *trial) judge() {
 	if f.t.Failed() {
 		f.t.Logf("seed %d, what was done:\n%s", f.seed, strings.Join(f.timeline, "\n"))
 	}
+}
+
+// tally is how often what was done.
+func (f *trial) tally() string {
+	counts := map[string]int{}
+	for victim, list := range f.past {
+		for _, x := range list {
+			whose := "edges"
+			if victim == theHubs {
+				whose = "hubs"
+			}
+			counts[whose+": "+x.what]++
+		}
+	}
+	var parts []string
+	for _, what := range slices.Sorted(maps.Keys(counts)) {
+		parts = append(parts, fmt.Sprintf("%s %d×", what, counts[what]))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // judgement is about what one edge did.
@@ -124,10 +151,18 @@ func (j *judgement) answered() {
 		if r.status == 0 && slices.ContainsFunc(j.done(j.name), func(x *fault) bool { return x.ends && x.from <= r.got && r.sent <= back[x] }) {
 			continue
 		}
-		if r.status == 0 || r.credential == nil && !tells(r) {
+		if r.status == 0 || r.credential == nil && !tells(r) && !j.mustAskAgain(r) {
 			j.find(i, "it does not serve a token it knows")
 		}
 	}
+}
+
+// mustAskAgain reports whether an edge may refuse for the moment a token it knows: after a restore it has to ask a hub
+// about every token once more, and as long as it takes one for alive, whose silence can last 10 s, it waits for the answer.
+func (j *judgement) mustAskAgain(r request) bool {
+	return r.status == http.StatusServiceUnavailable && slices.ContainsFunc(j.trial.restored, func(at time.Duration) bool {
+		return r.sent >= at && r.sent < at+healed+settled && !j.undisturbed(at, r.got)
+	})
 }
 
 // undisturbed reports whether nothing was done to the edge or the hubs in a time.
@@ -189,4 +224,14 @@ func (j *judgement) mayForget(first, later request) bool {
 	return slices.ContainsFunc(j.done(j.name), func(x *fault) bool {
 		return x.ends && x.overlaps(first.sent, later.sent) && (x.what == diskFull || x.from < first.got+time.Second)
 	})
+}
+
+// panics are the lines of a log that tell of one.
+func panics(name, log string) (lines []string) {
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, "panic in ") || strings.HasPrefix(line, "panic:") || strings.HasPrefix(line, "fatal error:") {
+			lines = append(lines, name+": "+strings.NewReplacer(`\n`, "\n", `\t`, "\t").Replace(line))
+		}
+	}
+	return lines
 }

@@ -28,11 +28,11 @@ type link struct {
 type cut string
 
 const (
-	cutRefused cut = "refused"  // connections are reset, new ones at once
-	cutStalled cut = "stalled"  // nothing passes, and nobody is told
-	cutToHub   cut = "to hub"   // what the edge sends does not arrive
-	cutToEdge  cut = "to edge"  // what the hub sends does not arrive
-	everyHub       = "all hubs" // in place of a port
+	cutRefused cut = "refused"        // connections are reset, new ones at once
+	cutStalled cut = "stalled"        // nothing passes, and nobody is told
+	cutToHub   cut = "cut to the hub" // what the edge sends does not arrive
+	cutToEdge  cut = "cut to the edge"
+	everyHub       = "all" // in place of a port
 )
 
 var cuts = []cut{cutRefused, cutStalled, cutToHub, cutToEdge}

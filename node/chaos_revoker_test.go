@@ -68,7 +68,7 @@ func (v *revoker) step() {
 			live = append(live, k)
 		}
 	}
-	if len(live) < 4 {
+	if len(live) < 2 {
 		v.create()
 		return
 	}
