@@ -200,8 +200,8 @@ func checkPayload(payload []byte, correlationID string, metadata map[string]stri
 	return nil
 }
 
-// Send puts a payload into the spool and returns once it is on the disk, with the number of payloads that are pending at
-// this edge then, of all plugins. From then on it is delivered once, or is shown as a dead letter, or as expired. After an
+// Send puts a payload into the spool and returns once it is on the disk, with the number of payloads of this plugin
+// that are pending at this edge then, this one included. From then on it is delivered once, or is shown as a dead letter, or as expired. After an
 // error it is not in the spool. The errors are ErrPayloadTooLarge, ErrInvalidMetadata, ErrQueueFull, ErrClosed and those of
 // the disk. ctx is asked at the beginning only: a sync can't be taken back.
 func (s *Spool) Send(ctx context.Context, plugin uint32, payload []byte, correlationID string, metadata map[string]string) (pending int64, err error) {
@@ -241,10 +241,11 @@ func (s *Spool) Send(ctx context.Context, plugin uint32, payload []byte, correla
 	if err != nil {
 		return 0, err
 	}
-	s.of(plugin).accepted++
+	t := s.of(plugin)
+	t.accepted++
 	s.stored++
 	s.wakeLocked()
-	return s.pending, nil
+	return t.pending, nil
 }
 
 func (s *Spool) fileNow() int {

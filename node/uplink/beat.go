@@ -45,6 +45,7 @@ func (u *Uplink) beat(ctx context.Context) error {
 		u.heard()
 		u.learnHubs(answer.HubUrls)
 		u.raiseTarget(answer.Target)
+		wake(u.drainNow)
 		u.raiseRetry(answer.Retry)
 	}
 }
@@ -66,6 +67,12 @@ func (u *Uplink) heartbeat(ctx context.Context, cred *credentials) (*gwv1.Heartb
 	}
 	if u.c.Addresses != nil {
 		request.Addresses = u.c.Addresses()
+	}
+	if u.c.Plugins != nil {
+		request.Plugins = firstOf(u.c.Plugins(), maxPluginsTold)
+	}
+	if u.c.Spool != nil {
+		request.Queues = firstOf(u.c.Spool.Queues(), maxPluginsTold)
 	}
 	u.mu.Lock()
 	u.sequence++
@@ -97,6 +104,11 @@ func (u *Uplink) learnHubs(urls []string) {
 		u.saveIdentity()
 	}
 }
+
+// maxPluginsTold bounds what one heartbeat tells of plugins.
+const maxPluginsTold = 256
+
+func firstOf[T any](list []T, n int) []T { return list[:min(len(list), n)] }
 
 // clip cuts s to at most n bytes, at a character.
 func clip(s string, n int) string {

@@ -276,6 +276,11 @@ func (u *Uplink) handleTick(s *stream, tick *gwv1.Tick) error {
 	u.mu.Unlock()
 	first := !s.ticked
 	s.ticked = true
+	if first {
+		u.mu.Lock()
+		u.streams++
+		u.mu.Unlock()
+	}
 	if !foreign && missed && !first {
 		return errMissed
 	}
@@ -292,6 +297,7 @@ func (u *Uplink) handleTick(s *stream, tick *gwv1.Tick) error {
 	if first {
 		u.log.Info("following a hub", "hub", s.route.hub, "passes_on", s.route.proxy, "access_version", tick.AccessVersion, "release", tick.GetTarget().GetNumber())
 		wake(u.beatNow)
+		wake(u.drainNow)
 	}
 	return nil
 }

@@ -74,6 +74,7 @@ type fakeHub struct {
 	cutAfter   int                              // parts after which every FetchRelease breaks off; 0: none
 	blobParts  int                              // parts with blobs that were sent
 	wrongTick  func(*gwv1.Tick)
+	onBatch    func(*gwv1.SendPluginControlBatchRequest) (*gwv1.SendPluginControlBatchResponse, error)
 	hideAccess bool // ticks tell of access changes that are not sent
 
 	handler http.Handler
@@ -523,6 +524,15 @@ func (h *fakeHub) ValidateToken(ctx context.Context, r *gwv1.ValidateTokenReques
 	return &gwv1.ValidateTokenResponse{AccessVersion: h.access}, nil
 }
 
+func (h *fakeHub) SendPluginControlBatch(ctx context.Context, r *gwv1.SendPluginControlBatchRequest) (*gwv1.SendPluginControlBatchResponse, error) {
+	if _, err := peerOf(ctx); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.onBatch(r)
+}
+
 func (h *fakeHub) Goodbye(ctx context.Context, r *gwv1.GoodbyeRequest) (*gwv1.GoodbyeResponse, error) {
 	if _, err := peerOf(ctx); err != nil {
 		return nil, err
@@ -539,6 +549,7 @@ var testPace = pace{
 	leader:      5 * time.Second,
 	call:        10 * time.Second,
 	fetch:       10 * time.Second,
+	drain:       5 * time.Second,
 	goodbye:     2 * time.Second,
 	heartbeat:   time.Minute,
 	nap:         5 * time.Millisecond,

@@ -1,8 +1,9 @@
 // Package uplink owns the edge's side of the conversation with the hubs: it enrols, follows, beats, fetches and asks about
 // tokens.
 //
-// Run drives five loops. follow holds the Watch stream and notes what it is told; fetch brings the serving table to the
-// newest target noted; beat reports; renew keeps the certificate young; keepAccess saves how far
+// Run drives six loops. follow holds the Watch stream and notes what it is told; fetch brings the serving table to the
+// newest target noted; beat reports; drain brings the payloads of plugins;
+// renew keeps the certificate young; keepAccess saves how far
 // access changes were followed. They meet in small pieces of state under one
 // mutex and wake each other through channels of capacity one, so what is lost between two of them is at most a wake-up
 // that the next tick repeats. Tokens, the token cache, is asked by requests and told by follow.
@@ -61,6 +62,10 @@ type Config struct {
 	Loaded func() Loaded
 	// SecretsOf returns the names of the secrets that a release needs. nil: none does.
 	SecretsOf func(r Release) ([]string, error)
+	// Spool is where payloads of plugins wait for a hub. nil: there are none.
+	Spool Spool
+	// Plugins says how the plugins of the edge are; nil: there are none. It doesn't block.
+	Plugins func() []*gwv1.PluginProcess
 	// Health says how the edge is; nil: always OK. It doesn't block.
 	Health func() Health
 	// Vitals says what the process does, at every heartbeat. Nil: nothing is said.
@@ -147,6 +152,7 @@ type Uplink struct {
 	fetchNow chan struct{} // capacity 1: target or secrets changed
 	reopen   chan struct{} // capacity 1: open another stream and leave this one
 	saveNow  chan struct{} // capacity 1: the access version changed
+	drainNow chan struct{} // capacity 1: a hub was just heard
 
 	kept     keptBlobs // of a transfer that was cut off; fetch's alone
 	cameBack bool      // enrolling with a new join token was tried; follow's alone
@@ -163,6 +169,7 @@ type Uplink struct {
 	applyError *gwv1.ApplyError
 	access     *gwv1.StoredAccess // never nil; replaced, not changed
 	sequence   uint64             // of the last heartbeat
+	streams    uint64             // that have ticked
 }
 
 // pace is every duration the conversation runs by; tests shorten it.
@@ -172,6 +179,7 @@ type pace struct {
 	leader      time.Duration // to connect to the hub that another one names as the leader
 	call        time.Duration // an ordinary call
 	fetch       time.Duration // a whole release
+	drain       time.Duration // a batch of payloads
 	goodbye     time.Duration
 	heartbeat   time.Duration // until a hub says otherwise
 	nap         time.Duration // bounds one wait for a renewal: timers stand still while a machine sleeps, clocks don't
@@ -187,6 +195,7 @@ var defaultPace = pace{
 	leader:      2 * time.Second,
 	call:        10 * time.Second,
 	fetch:       2 * time.Minute,
+	drain:       time.Minute,
 	goodbye:     2 * time.Second,
 	heartbeat:   30 * time.Second,
 	nap:         time.Minute,
@@ -207,6 +216,7 @@ func New(c Config) (*Uplink, error) {
 		fetchNow: make(chan struct{}, 1),
 		reopen:   make(chan struct{}, 1),
 		saveNow:  make(chan struct{}, 1),
+		drainNow: make(chan struct{}, 1),
 		access:   &gwv1.StoredAccess{},
 	}
 	if u.log == nil {
@@ -280,6 +290,9 @@ func (u *Uplink) Run(ctx context.Context) error {
 	g.Go(func() error { return u.beat(ctx) })
 	g.Go(func() error { return u.renew(ctx) })
 	g.Go(func() error { return u.keepAccess(ctx) })
+	if u.c.Spool != nil {
+		g.Go(func() error { return u.drain(ctx) })
+	}
 	err := g.Wait()
 	u.sayGoodbye()
 	u.ident.Load().transport.CloseIdleConnections()
