@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"gw/rpc/gwv1"
 	"gw/rpc/gwv1/gwv1connect"
@@ -94,13 +95,18 @@ func TestARevokedEdgeIsRefusedEverywhereAtOnce(t *testing.T) {
 
 func TestARevokedEdgeThatEnrolsAgainIsANewOne(t *testing.T) {
 	h := newHarness(t)
-	old := h.enrollWith(h.joinToken("default", func(r *gwv1.CreateJoinTokenRequest) { r.Labels = map[string]string{"zone": "a"} }), "e1")
+	kept := h.joinToken("default", func(r *gwv1.CreateJoinTokenRequest) {
+		r.Labels, r.Ttl = map[string]string{"zone": "a"}, durationpb.New(24*time.Hour)
+	})
+	old := h.enrollWith(kept, "e1")
 	h.apply(api("default", "a", "/a"))
 	h.push()
 	old.beat(t, h.target("default"))
 	must(t, h.hub.core.recordEdges(h.as(RoleAdmin)))
 	h.clock.advance(time.Hour)
 	h.revoke("e1")
+	_, err := h.enroller().Enroll(t.Context(), enrolment(t, kept, "e1"))
+	h.refused(err, connect.CodePermissionDenied, ReasonRevoked, "made since")
 	fresh := h.enroll("default", "e1")
 	r, _ := h.store.State().Edge("e1")
 	if r.FirstSeen != h.clock.now().UnixNano() || len(r.Labels) != 0 || r.LoadedRelease != 0 {
@@ -110,7 +116,7 @@ func TestARevokedEdgeThatEnrolsAgainIsANewOne(t *testing.T) {
 	if got := h.edgeShown("e1").Edge; got.Connection != gwv1.Connection_CONNECTION_CONNECTED || got.RevokedAt != nil {
 		t.Errorf("shown as %v: %q", got.Connection, got.ConnectionReason)
 	}
-	_, err := old.Heartbeat(t.Context(), &gwv1.HeartbeatRequest{SessionId: old.session})
+	_, err = old.Heartbeat(t.Context(), &gwv1.HeartbeatRequest{SessionId: old.session})
 	h.refused(err, connect.CodePermissionDenied, ReasonRevoked, "")
 	// A renewed certificate is as good, and its revocation as thorough.
 	a, err := fresh.RenewCertificate(t.Context(), &gwv1.RenewCertificateRequest{Csr: enrolment(t, identity.JoinToken{}, "x").Csr})

@@ -26,6 +26,8 @@ func (x *change) putJoinToken(m *gwv1.PutJoinTokenRecord) *gwv1.Refusal {
 	if _, ok := one[*gwv1.JoinTokenRecord](x.tx, tableJoinTokens, byID, []byte(t.Id)); ok {
 		return exists("join token", t.Id)
 	}
+	t = proto.CloneOf(t)
+	t.Made = x.stamp()
 	x.put(tableJoinTokens, t)
 	x.audit("create_join_token", "join_token/"+t.Id, t.Namespace)
 	return nil
@@ -67,11 +69,16 @@ func (x *change) enrollEdge(m *gwv1.EnrollEdge) *gwv1.Refusal {
 	return nil
 }
 
-// takeIn registers an edge that enrols. One that was revoked comes back as a new one.
+// takeIn registers an edge that enrols. One that was revoked comes back as a new one, and only by a join token that was made
+// since: with one that it may have kept it would undo the revocation.
 func (x *change) takeIn(t *gwv1.JoinTokenRecord, edge *gwv1.EdgeRecord) *gwv1.Refusal {
 	e := proto.CloneOf(edge)
 	if x.revoked(e) {
 		return refuse(gwv1.RefusalCode_REFUSAL_CODE_CHANGED, "changed", fmt.Sprintf("edge %s was revoked in this moment; enrol again", e.Id))
+	}
+	if r, ok := one[*gwv1.RevocationRecord](x.tx, tableRevocations, byID, []byte(e.Id)); ok && t.Made < r.Before {
+		return refuse(gwv1.RefusalCode_REFUSAL_CODE_DENIED, "revoked",
+			fmt.Sprintf("edge %s was revoked by %s, and this join token is older than that; it needs one that was made since (gw join-token create)", e.Id, r.By))
 	}
 	e.Retry = 0
 	if old, ok := one[*gwv1.EdgeRecord](x.tx, tableEdges, byID, []byte(e.Id)); ok {
@@ -82,6 +89,7 @@ func (x *change) takeIn(t *gwv1.JoinTokenRecord, edge *gwv1.EdgeRecord) *gwv1.Re
 		e.Retry = old.Retry
 		if !x.revoked(old) {
 			e.FirstSeen = old.FirstSeen
+			e.Labels = bothLabels(old.Labels, e.Labels)
 		}
 	}
 	if e.FirstSeen == 0 {
@@ -273,6 +281,20 @@ func (x *change) labelEdge(m *gwv1.LabelEdgeRecord) *gwv1.Refusal {
 	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_LABELS_CHANGED, By: x.command.Actor, Text: shownLabels(e.Labels)})
 	x.audit("label_edge", "edge/"+e.Id, e.Namespace)
 	return nil
+}
+
+// bothLabels are an edge's labels when it enrols again: those it had, and its join token's, which win. If that is too many,
+// its join token's alone.
+func bothLabels(had, token map[string]string) map[string]string {
+	if len(had) == 0 {
+		return token
+	}
+	both := maps.Clone(had)
+	maps.Copy(both, token)
+	if labelsProblem(both) != "" {
+		return token
+	}
+	return both
 }
 
 // shownLabels is "a=1 b=2".

@@ -70,7 +70,13 @@ func TestARevokedEdgeComesBackOnlyByEnrolling(t *testing.T) {
 	}
 
 	second := &gwv1.EdgeRecord{Id: "e", Namespace: "x", CertificateSerial: "3", Lineage: l.Stamp()}
-	l.ok(enrolls(second))
+	l.refuses(enrolls(second), deniedCode, "revoked") // the token it had, which has uses left
+	l.ok(&gwv1.Command{Body: &gwv1.Command_PutJoinToken{PutJoinToken: &gwv1.PutJoinTokenRecord{JoinToken: &gwv1.JoinTokenRecord{
+		Id: "fresh", Role: "edge", Namespace: "x", SecretHash: hashOf("fresh"), ExpiresAt: l.at + int64(time.Hour),
+	}}}})
+	fresh := enrolls(second)
+	fresh.GetEnrollEdge().JoinTokenId = "fresh"
+	l.ok(fresh)
 	if e, ok := l.Edge("e"); !ok || l.Revoked("e", second.Lineage) != nil || e.FirstSeen != l.at {
 		t.Errorf("enrolled again: %v, revoked %v", e, l.Revoked("e", second.Lineage))
 	}
@@ -150,6 +156,10 @@ func TestLabelsOfAnEdgeAreTheAdmins(t *testing.T) {
 		t.Error("a label that is as it was is told")
 	}
 	l.refuses(label(map[string]string{"": "x"}), invalidCode, "invalid")
+	l.ok(enrolls(&gwv1.EdgeRecord{Id: "e", Namespace: "x", Labels: map[string]string{"new": "token's"}, Lineage: l.Stamp()}))
+	if e, _ := l.Edge("e"); shownLabels(e.Labels) != "new=token's zone=b" {
+		t.Errorf("after it lost its disk: labels %q", shownLabels(e.Labels))
+	}
 	// What the leader noted of the edge before the labels were changed doesn't change them back.
 	l.ok(updates(&gwv1.EdgeRecord{Id: "e", Namespace: "x", Version: "2", Labels: map[string]string{"zone": "a"}, Lineage: e.Lineage}))
 	if e, _ := l.Edge("e"); e.Version != "2" || e.Labels["zone"] != "b" {
