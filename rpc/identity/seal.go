@@ -16,8 +16,12 @@ import (
 // KeySize is the size of a sealing key, in bytes.
 const KeySize = chacha20poly1305.KeySize
 
-// LoadOrCreateKey returns the 32 bytes in a file, which it makes, readable by its owner only, if it is not there. A file
-// that others may read is refused: what it sealed must be taken as known.
+// ErrKeyDamaged means that a key file doesn't hold a key.
+var ErrKeyDamaged = errors.New("it is not a key file, or it is damaged")
+
+// LoadOrCreateKey returns the 32 bytes in a file, which it makes, readable by its owner only, if it is not there; a process
+// that ends meanwhile leaves none. A file that others may read is refused: what it sealed must be taken as known. One that
+// has other than 32 bytes is an ErrKeyDamaged.
 func LoadOrCreateKey(path string) ([]byte, error) {
 	key, err := readKey(path)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -25,16 +29,27 @@ func LoadOrCreateKey(path string) ([]byte, error) {
 	}
 	key = make([]byte, KeySize)
 	rand.Read(key) // never fails
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("make the key file: %w", err)
-	}
-	_, err = f.Write(key)
-	err = errors.Join(err, f.Sync(), f.Close(), syncDir(filepath.Dir(path)))
-	if err != nil {
-		return nil, fmt.Errorf("write the key file %s: %w", path, err)
+	if err := writeKey(path, key); err != nil {
+		return nil, fmt.Errorf("make the key file %s: %w", path, err)
 	}
 	return key, nil
+}
+
+// writeKey makes a key file, whole or not at all, unless there is one.
+func writeKey(path string, key []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".tmp-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(key)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), path); err != nil { // unlike a rename, it replaces nothing
+		return err
+	}
+	return syncDir(filepath.Dir(path))
 }
 
 func readKey(path string) ([]byte, error) {
@@ -50,7 +65,7 @@ func readKey(path string) ([]byte, error) {
 		return nil, err
 	}
 	if len(key) != KeySize {
-		return nil, fmt.Errorf("%s has %d bytes instead of %d: it is not a key file, or it is damaged", path, len(key), KeySize)
+		return nil, fmt.Errorf("%s has %d bytes instead of %d: %w", path, len(key), KeySize, ErrKeyDamaged)
 	}
 	return key, nil
 }
