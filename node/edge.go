@@ -107,8 +107,8 @@ func openEdge(ctx context.Context, c EdgeConfig, stdout io.Writer, log *slog.Log
 	if e.store, err = edgestore.Open(c.DataDir); err != nil {
 		return e, err
 	}
-	if aside := e.store.SetAside(); aside != "" {
-		log.Error("config.db was damaged: it was set aside, and the release will be fetched again", "set_aside", aside)
+	for _, found := range e.store.Found() {
+		log.Error(found)
 	}
 	if err := e.checkJoin(); err != nil {
 		return e, err

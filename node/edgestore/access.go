@@ -23,6 +23,7 @@ func (s *Store) saveAccess(ctx context.Context, a *gwv1.StoredAccess) error {
 	if err != nil {
 		return fmt.Errorf("save access version: %w", err)
 	}
+	record = stamp(record, "access")
 	err = s.tokens.flush(ctx, s, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, "INSERT INTO access (id, record) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record", record)
 		return err
@@ -43,6 +44,9 @@ func (s *Store) Access(ctx context.Context) (*gwv1.StoredAccess, error) {
 			return ErrNone
 		}
 		if err != nil {
+			return err
+		}
+		if record, err = unstamp(record, "access"); err != nil {
 			return err
 		}
 		if err := proto.Unmarshal(record, a); err != nil {

@@ -12,9 +12,26 @@ import (
 	"gw/rpc/gwv1"
 )
 
-// Identity returns who this edge is: ErrNone before it enrolled, ErrCorrupt if the file isn't what SaveIdentity wrote.
+// The identity is kept twice: without it an edge can't start, and nothing but a join token replaces it.
+const (
+	identityFile = "identity.pb"
+	identityCopy = "identity.copy.pb" // written after it; may be the one before
+)
+
+// Identity returns who this edge is: ErrNone before it enrolled, ErrCorrupt if neither file is what SaveIdentity wrote.
 func (s *Store) Identity() (*gwv1.StoredIdentity, error) {
-	path := filepath.Join(s.dir, "identity.pb")
+	id, err := s.readIdentity(identityFile)
+	if errors.Is(err, ErrCorrupt) {
+		if second, copyErr := s.readIdentity(identityCopy); copyErr == nil {
+			s.keep.logger().Error("the edge's identity was damaged; its copy is used", "error", err)
+			return second, nil
+		}
+	}
+	return id, err
+}
+
+func (s *Store) readIdentity(name string) (*gwv1.StoredIdentity, error) {
+	path := filepath.Join(s.dir, name)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("identity: %w", ErrNone)
@@ -23,22 +40,26 @@ func (s *Store) Identity() (*gwv1.StoredIdentity, error) {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
 	id := &gwv1.StoredIdentity{}
-	if err := proto.Unmarshal(data, id); err != nil || len(id.Certificate) == 0 || len(id.PrivateKey) == 0 {
+	record, err := unstamp(data, "identity")
+	if err != nil || proto.Unmarshal(record, id) != nil || len(id.Certificate) == 0 || len(id.PrivateKey) == 0 {
 		return nil, fmt.Errorf("identity %s: %w", path, ErrCorrupt) // not err's text: it may quote the key
 	}
 	return id, nil
 }
 
 // SaveIdentity replaces who this edge is. It is on disk, and whole, when SaveIdentity returns nil; after an error the one
-// before is until the store, which tries again, has saved it. Only the file's owner can read it: it holds the private key.
+// before is until the store, which tries again, has saved it. Only the files' owner can read it: it holds the private key.
 func (s *Store) SaveIdentity(id *gwv1.StoredIdentity) error {
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(id)
 	if err != nil {
 		return fmt.Errorf("save identity: %w", err)
 	}
+	data = stamp(data, "identity")
 	return s.keep.put(context.Background(), keepIdentity, "identity", func(context.Context) error {
-		if err := replaceFile(filepath.Join(s.dir, "identity.pb"), data); err != nil {
-			return fmt.Errorf("save identity: %w", err)
+		for _, name := range []string{identityFile, identityCopy} {
+			if err := replaceFile(filepath.Join(s.dir, name), data); err != nil {
+				return fmt.Errorf("save identity: %w", err)
+			}
 		}
 		return nil
 	})

@@ -43,7 +43,7 @@ func (s *Store) saveRelease(ctx context.Context, r *gwv1.StoredRelease, blobs []
 		return fmt.Errorf("save release %d: %w", r.GetTarget().GetNumber(), err)
 	}
 	err = s.write(ctx, func(tx *sql.Tx) error {
-		if err := insertRelease(ctx, tx, r, record); err != nil {
+		if err := insertRelease(ctx, tx, r, stamp(record, "release")); err != nil {
 			return err
 		}
 		named, err := trimGenerations(ctx, tx)
@@ -66,7 +66,7 @@ func insertRelease(ctx context.Context, tx *sql.Tx, r *gwv1.StoredRelease, recor
 		return err
 	}
 	stored := &gwv1.StoredRelease{}
-	if err == nil && proto.Unmarshal(newest, stored) == nil && stored.Namespace == r.Namespace &&
+	if err == nil && decodeRelease(newest, stored) == nil && stored.Namespace == r.Namespace &&
 		stored.GetTarget().GetEpoch() == r.GetTarget().GetEpoch() && stored.GetTarget().GetNumber() == r.GetTarget().GetNumber() {
 		_, err = tx.ExecContext(ctx, "UPDATE releases SET record = ? WHERE generation = ?", record, generation)
 		return err
@@ -88,7 +88,7 @@ func trimGenerations(ctx context.Context, tx *sql.Tx) (map[resource.Digest]bool,
 			return nil, err
 		}
 		r := &gwv1.StoredRelease{}
-		if proto.Unmarshal(record, r) != nil {
+		if decodeRelease(record, r) != nil {
 			continue
 		}
 		for _, e := range r.Entries {
@@ -159,30 +159,48 @@ func syncBlobs(ctx context.Context, tx *sql.Tx, named map[resource.Digest]bool, 
 // verified: every blob has the digest its entry names, and the entries have the checksum of the release's target. ErrNone
 // if there is no such generation; ErrCorrupt if it isn't what was saved.
 func (s *Store) LoadRelease(ctx context.Context, generation int) (*gwv1.StoredRelease, []*gwv1.Blob, error) {
-	r := &gwv1.StoredRelease{}
+	var r *gwv1.StoredRelease
 	var blobs []*gwv1.Blob
-	err := s.read(func(db *sql.DB) error {
-		var record []byte
-		err := db.QueryRowContext(ctx, "SELECT record FROM releases ORDER BY generation DESC LIMIT 1 OFFSET ?", generation).Scan(&record)
-		if errors.Is(err, sql.ErrNoRows) || generation < 0 {
-			return ErrNone
-		}
-		if err != nil {
-			return err
-		}
-		if err := proto.Unmarshal(record, r); err != nil {
-			return fmt.Errorf("%w: its record: %w", ErrCorrupt, err)
-		}
-		if err := verifyManifest(r); err != nil {
-			return err
-		}
-		blobs, err = loadBlobs(ctx, db, r.Entries)
+	err := s.read(func(db *sql.DB) (err error) {
+		r, blobs, err = loadRelease(ctx, db, generation)
 		return err
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("load release generation %d: %w", generation, err)
 	}
 	return r, blobs, nil
+}
+
+func loadRelease(ctx context.Context, db *sql.DB, generation int) (*gwv1.StoredRelease, []*gwv1.Blob, error) {
+	var record []byte
+	err := db.QueryRowContext(ctx, "SELECT record FROM releases ORDER BY generation DESC LIMIT 1 OFFSET ?", generation).Scan(&record)
+	if errors.Is(err, sql.ErrNoRows) || generation < 0 {
+		return nil, nil, ErrNone
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	r := &gwv1.StoredRelease{}
+	if err := decodeRelease(record, r); err != nil {
+		return nil, nil, err
+	}
+	if err := verifyManifest(r); err != nil {
+		return nil, nil, err
+	}
+	blobs, err := loadBlobs(ctx, db, r.Entries)
+	return r, blobs, err
+}
+
+// decodeRelease reads a release's record; ErrCorrupt.
+func decodeRelease(stamped []byte, r *gwv1.StoredRelease) error {
+	record, err := unstamp(stamped, "release")
+	if err != nil {
+		return err
+	}
+	if err := proto.Unmarshal(record, r); err != nil {
+		return fmt.Errorf("%w: its record: %w", ErrCorrupt, err)
+	}
+	return nil
 }
 
 // verifyManifest checks that the entries are sorted and have the checksum the release was made with.
@@ -206,31 +224,42 @@ func verifyManifest(r *gwv1.StoredRelease) error {
 	return nil
 }
 
-// loadBlobs reads the blobs in one pass over the table rather than one query each: nearly all of them are wanted.
+// loadBlobs reads the blobs in one pass over the table rather than one query each: nearly all of them are wanted. What it
+// doesn't find that way, because a page on it is damaged, it asks for one by one.
 func loadBlobs(ctx context.Context, db *sql.DB, entries []*gwv1.ManifestEntry) ([]*gwv1.Blob, error) {
 	at := make(map[resource.Digest]int, len(entries))
 	for i, e := range entries {
 		at[resource.Digest(e.Digest)] = i
 	}
 	blobs := make([]*gwv1.Blob, len(entries))
-	for record, err := range rows(ctx, db, "SELECT record FROM blobs") {
-		if err != nil {
-			return nil, err
-		}
+	take := func(record []byte) {
 		b := &gwv1.Blob{}
 		if proto.Unmarshal(record, b) != nil {
-			continue // if it is wanted, it is missed below
+			return // if it is wanted, it is missed below
 		}
 		digest := resource.DigestOf(b.Kind, b.Name, b.Spec)
 		i, ok := at[digest]
-		if !ok || !bytes.Equal(digest[:], b.Digest) || entries[i].Kind != b.Kind || entries[i].Name != b.Name {
-			continue
+		if ok && bytes.Equal(digest[:], b.Digest) && entries[i].Kind == b.Kind && entries[i].Name == b.Name {
+			blobs[i] = b
 		}
-		blobs[i] = b
 	}
-	for i, b := range blobs {
-		if b == nil {
-			return nil, fmt.Errorf("%w: %s/%s is missing or has other bytes than it was saved with", ErrCorrupt, entries[i].Kind, entries[i].Name)
+	for record, err := range rows(ctx, db, "SELECT record FROM blobs") {
+		if err != nil && !damaged(err) {
+			return nil, err
+		}
+		if err == nil {
+			take(record)
+		}
+	}
+	for i, e := range entries {
+		if blobs[i] == nil {
+			var record []byte
+			if db.QueryRowContext(ctx, "SELECT record FROM blobs WHERE digest = ?", e.Digest).Scan(&record) == nil {
+				take(record)
+			}
+		}
+		if blobs[i] == nil {
+			return nil, fmt.Errorf("%w: %s/%s is missing or has other bytes than it was saved with", ErrCorrupt, e.Kind, e.Name)
 		}
 	}
 	return blobs, nil

@@ -48,31 +48,36 @@ func (s *Store) saveSecrets(ctx context.Context, secrets []*gwv1.SecretValue) er
 // their bytes were changed) are left out, and named by an error that is ErrCorrupt beside the ones that did.
 func (s *Store) Secrets(ctx context.Context) ([]*gwv1.SecretValue, error) {
 	var secrets []*gwv1.SecretValue
-	var unopened error
-	err := s.read(func(db *sql.DB) error {
-		for record, err := range rows(ctx, db, "SELECT record FROM secrets ORDER BY name") {
-			if err != nil {
-				return err
-			}
-			stored := &gwv1.StoredSecret{}
-			if proto.Unmarshal(record, stored) != nil {
-				unopened = errors.Join(unopened, fmt.Errorf("%w: a secret's record", ErrCorrupt))
-				continue
-			}
-			value, err := s.sealer.Open(stored.Sealed, bindSecret(stored.Name, stored.Version)...)
-			if err != nil {
-				unopened = errors.Join(unopened, fmt.Errorf("%w: secret %q doesn't open", ErrCorrupt, stored.Name))
-				continue
-			}
-			secrets = append(secrets, &gwv1.SecretValue{Name: stored.Name, Version: stored.Version, Value: value})
-		}
-		return nil
+	err := s.read(func(db *sql.DB) (err error) {
+		secrets, err = s.loadSecrets(ctx, db)
+		return err
 	})
-	if err = errors.Join(err, unopened); err != nil {
+	if err != nil {
 		return secrets, fmt.Errorf("load secrets: %w", err)
 	}
 	s.keep.remember(keepSecrets, "secrets", func(ctx context.Context) error { return s.saveSecrets(ctx, secrets) })
 	return secrets, nil
+}
+
+// loadSecrets returns those that can be read, and an error if there are others.
+func (s *Store) loadSecrets(ctx context.Context, db *sql.DB) (secrets []*gwv1.SecretValue, unread error) {
+	for record, err := range rows(ctx, db, "SELECT record FROM secrets ORDER BY name") {
+		if err != nil {
+			return secrets, errors.Join(err, unread)
+		}
+		stored := &gwv1.StoredSecret{}
+		if proto.Unmarshal(record, stored) != nil {
+			unread = errors.Join(unread, fmt.Errorf("%w: a secret's record", ErrCorrupt))
+			continue
+		}
+		value, err := s.sealer.Open(stored.Sealed, bindSecret(stored.Name, stored.Version)...)
+		if err != nil {
+			unread = errors.Join(unread, fmt.Errorf("%w: secret %q doesn't open", ErrCorrupt, stored.Name))
+			continue
+		}
+		secrets = append(secrets, &gwv1.SecretValue{Name: stored.Name, Version: stored.Version, Value: value})
+	}
+	return secrets, unread
 }
 
 func bindSecret(name string, version uint64) []string {

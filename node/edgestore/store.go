@@ -1,8 +1,8 @@
 // Package edgestore owns the edge's disk: its identity, the releases it can start from, and what it was told about tokens
 // and secrets.
 //
-// Everything but the identity can be fetched from a hub again, so a damaged config.db is set aside rather than repaired,
-// and a disk that fails is reported to the caller, who goes on serving from memory.
+// Everything in config.db can be fetched from a hub again, but a hub may not be there: of a damaged one that is set aside,
+// what can still be read and verified is kept. A disk that fails is reported to the caller, who goes on serving from memory.
 package edgestore
 
 import (
@@ -41,6 +41,7 @@ type Store struct {
 	sealer   *identity.Sealer
 	now      func() time.Time
 	setAside string // "" or the path of the damaged file found at Open
+	found    []string
 
 	mu sync.Mutex // serialises use of db, so that a damaged file can be replaced between two uses
 	db *sql.DB    // nil once closed
@@ -52,7 +53,8 @@ type Store struct {
 }
 
 // Open takes the directory, making it (0700) and its files as needed. Nobody else can open it until Close. A config.db
-// that can't be read is renamed and an empty one takes its place; SetAside tells. The caller closes the store.
+// that is damaged is renamed, and a new one with what could still be read takes its place; SetAside and Found tell. The
+// caller closes the store.
 func Open(dir string) (*Store, error) {
 	dir, err := filepath.Abs(dir) // SQLite's file: URIs take no relative paths
 	if err != nil {
@@ -66,35 +68,51 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("open edge store %s: %w", dir, err)
 	}
 	s := &Store{dir: dir, lock: lock, now: time.Now}
-	if err := s.open(); err != nil {
+	found, err := s.open()
+	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("open edge store %s: %w", dir, err)
 	}
 	s.tokens.start(s)
 	s.keep.start()
+	if err := s.restore(found); err != nil {
+		s.found = append(s.found, "what could be read of the damaged config.db is not all saved: "+err.Error())
+	}
 	return s, nil
 }
 
-func (s *Store) open() error {
-	key, err := identity.LoadOrCreateKey(filepath.Join(s.dir, "edge.key"))
+// open opens the files. What it returns could still be read of a damaged config.db.
+func (s *Store) open() (found salvage, err error) {
+	sweep(s.dir)
+	key, keyDamaged, err := loadKey(filepath.Join(s.dir, "edge.key"), s.now())
 	if err != nil {
-		return err
+		return found, err
+	}
+	if keyDamaged != "" {
+		s.found = append(s.found, keyDamaged)
 	}
 	if s.sealer, err = identity.NewSealer(key); err != nil {
-		return err
+		return found, err
 	}
 	if s.db, err = openDB(s.path()); err == nil {
-		return nil
+		return found, nil
 	}
 	if !damaged(err) {
-		return err
+		return found, err
+	}
+	if !errors.Is(err, errFormat) {
+		found = s.salvageFrom(s.path())
 	}
 	if s.setAside, err = moveAside(s.path(), s.now()); err != nil {
-		return err
+		return found, err
 	}
+	s.found = append(s.found, fmt.Sprintf("config.db was damaged: it was set aside as %s; %v", filepath.Base(s.setAside), found))
 	s.db, err = openDB(s.path())
-	return err
+	return found, err
 }
+
+// Found says what was found damaged at Open, one sentence for each; none is usual.
+func (s *Store) Found() []string { return s.found }
 
 // SetAside returns where the last damaged config.db was moved to, at Open or later, or "" if none was found.
 func (s *Store) SetAside() string {
@@ -130,7 +148,7 @@ CREATE TABLE IF NOT EXISTS access (id INTEGER PRIMARY KEY CHECK (id = 1), record
 `
 
 // formatVersion is the schema's, in SQLite's user_version. A file of another format is one that can't be read.
-const formatVersion = 1
+const formatVersion = 2
 
 var errFormat = errors.New("the file has another format")
 
@@ -139,8 +157,7 @@ var errFormat = errors.New("the file has another format")
 // synchronous=NORMAL: a power cut may lose the last transactions, never part of one, and kill -9 loses none. What is
 // lost is asked for again.
 func openDB(path string) (*sql.DB, error) {
-	dsn := url.URL{Scheme: "file", Path: path, RawQuery: "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_txlock=immediate"}
-	db, err := sql.Open("sqlite", dsn.String())
+	db, err := sql.Open("sqlite", dsnOf(path))
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
@@ -150,6 +167,11 @@ func openDB(path string) (*sql.DB, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	return db, nil
+}
+
+func dsnOf(path string) string {
+	dsn := url.URL{Scheme: "file", Path: path, RawQuery: "_journal_mode=WAL&_synchronous=NORMAL&_busy_timeout=5000&_txlock=immediate"}
+	return dsn.String()
 }
 
 func prepare(db *sql.DB, schema string) error {
@@ -198,13 +220,17 @@ func damaged(err error) bool {
 
 // moveAside renames a database and its journals, so that somebody can look at them.
 func moveAside(path string, now time.Time) (string, error) {
-	aside := path + ".damaged-" + now.UTC().Format("20060102T150405.000000000")
+	aside := asideName(path, now)
 	for _, suffix := range []string{"", "-wal", "-shm"} {
 		if err := os.Rename(path+suffix, aside+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return "", fmt.Errorf("set aside damaged %s: %w", path, err)
 		}
 	}
 	return aside, nil
+}
+
+func asideName(path string, now time.Time) string {
+	return path + ".damaged-" + now.UTC().Format("20060102T150405.000000000")
 }
 
 // write runs f in one transaction. If the file turns out to be damaged it is set aside and f runs once more on an empty

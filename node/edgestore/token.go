@@ -146,7 +146,7 @@ func writeTokens(ctx context.Context, tx *sql.Tx, changes map[[32]byte]*gwv1.Sto
 		} else if record, marshalErr := proto.Marshal(t); marshalErr != nil {
 			err = marshalErr
 		} else {
-			_, err = upsert.ExecContext(ctx, hash[:], record)
+			_, err = upsert.ExecContext(ctx, hash[:], stamp(record, "token", string(hash[:])))
 		}
 		if err != nil {
 			return err
@@ -192,33 +192,42 @@ func (s *Store) Tokens(ctx context.Context) (map[[32]byte]*gwv1.StoredToken, err
 	if err := s.Flush(ctx); err != nil {
 		return nil, err
 	}
-	tokens := make(map[[32]byte]*gwv1.StoredToken)
-	undecoded := 0
-	err := s.read(func(db *sql.DB) error {
-		rows, err := db.QueryContext(ctx, "SELECT hash, record FROM tokens")
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var hash, record sql.RawBytes
-			if err := rows.Scan(&hash, &record); err != nil {
-				return err
-			}
-			t := &gwv1.StoredToken{}
-			if len(hash) != 32 || proto.Unmarshal(record, t) != nil {
-				undecoded++
-				continue
-			}
-			tokens[[32]byte(hash)] = t
-		}
-		return rows.Err()
+	var tokens map[[32]byte]*gwv1.StoredToken
+	err := s.read(func(db *sql.DB) (err error) {
+		tokens, err = loadTokens(ctx, db)
+		return err
 	})
-	if undecoded > 0 {
-		err = errors.Join(err, fmt.Errorf("%w: %d tokens", ErrCorrupt, undecoded))
-	}
 	if err != nil {
 		return tokens, fmt.Errorf("load tokens: %w", err)
 	}
 	return tokens, nil
+}
+
+// loadTokens returns those that can be read, never nil.
+func loadTokens(ctx context.Context, db *sql.DB) (map[[32]byte]*gwv1.StoredToken, error) {
+	tokens := make(map[[32]byte]*gwv1.StoredToken)
+	rows, err := db.QueryContext(ctx, "SELECT hash, record FROM tokens")
+	if err != nil {
+		return tokens, err
+	}
+	defer rows.Close()
+	undecoded := 0
+	for rows.Next() {
+		var hash, stamped sql.RawBytes
+		if err := rows.Scan(&hash, &stamped); err != nil {
+			return tokens, err
+		}
+		t := &gwv1.StoredToken{}
+		record, err := unstamp(stamped, "token", string(hash))
+		if len(hash) != 32 || err != nil || proto.Unmarshal(record, t) != nil {
+			undecoded++
+			continue
+		}
+		tokens[[32]byte(hash)] = t
+	}
+	err = rows.Err()
+	if undecoded > 0 {
+		err = errors.Join(err, fmt.Errorf("%w: %d tokens", ErrCorrupt, undecoded))
+	}
+	return tokens, err
 }
