@@ -35,8 +35,8 @@ func namedForLinks(h *process) {
 	h.address = "LOCALHOST:" + port
 }
 
-// newEdges returns n edges in a namespace, which were not started yet. Those started later end with the test.
-func (c *cluster) newEdges(n int, namespace string, flags ...string) (edges []*edgeProcess) {
+// newEdges returns n edges in a namespace, numbered from first, which were not started yet. Those started later end with the test.
+func (c *cluster) newEdges(first, n int, namespace string, flags ...string) (edges []*edgeProcess) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), callTimeout)
 	defer cancel()
@@ -51,7 +51,7 @@ func (c *cluster) newEdges(n int, namespace string, flags ...string) (edges []*e
 	for i := range n {
 		callers, ops := freePort(c.t), freePort(c.t)
 		e := &edgeProcess{
-			program: program{t: c.t, home: c.dir, name: fmt.Sprintf("%s-%d", namespace, i+1)},
+			program: program{t: c.t, home: c.dir, name: fmt.Sprintf("%s-%d", namespace, first+i)},
 			c:       c, namespace: namespace, callers: "http://" + callers, ops: "http://" + ops, link: newLink(c.t),
 		}
 		e.dir = filepath.Join(c.dir, e.name)

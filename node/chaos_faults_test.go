@@ -2,7 +2,6 @@ package node
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -99,18 +98,16 @@ func (f *trial) disturbEdge(e *edgeProcess) {
 	case f.small[e.name] && n < 5:
 		f.fillDisk(e)
 	case n < 3:
-		e.kill()
-		f.begin(fault{what: "kill -9", victim: e.name, busy: e.name, ends: true, heal: e.launch}, from)
+		f.killEdge(e)
 	case n < 5:
 		e.pause()
 		f.begin(fault{what: "pause", victim: e.name, busy: e.name, heal: e.resume}, from)
 	default:
-		how, port, to := cuts[f.random.IntN(len(cuts))], everyHub, "all hubs"
+		how, address, to := cuts[f.random.IntN(len(cuts))], everyHub, "all hubs"
 		if f.random.IntN(3) == 0 {
-			_, port, _ = net.SplitHostPort(f.c.hubs[f.random.IntN(len(f.c.hubs))].address)
-			to = "one hub"
+			address, to = f.c.hubs[f.random.IntN(len(f.c.hubs))].address, "one hub"
 		}
-		e.link.cut(port, how)
+		e.link.cut(address, how)
 		f.begin(fault{what: fmt.Sprintf("link to %s %s", to, how), victim: e.name, busy: e.name, heal: e.link.mend}, from)
 	}
 }
@@ -139,21 +136,33 @@ func (f *trial) fillDisk(e *edgeProcess) {
 
 const diskFull = "disk full"
 
+// killHubs kills all hubs at once; they are started again at once.
+func (f *trial) killHubs() {
+	from := f.now()
+	for _, h := range f.c.hubs {
+		h.signal(syscall.SIGKILL)
+	}
+	for _, h := range f.c.hubs {
+		h.kill()
+	}
+	f.begin(fault{what: "kill -9 of all", victim: theHubs, busy: theHubs, heal: func() {
+		for _, h := range f.c.hubs {
+			h.launch()
+		}
+	}}, from)
+}
+
+func (f *trial) killEdge(e *edgeProcess) {
+	from := f.now()
+	e.kill()
+	f.begin(fault{what: "kill -9", victim: e.name, busy: e.name, ends: true, heal: e.launch}, from)
+}
+
 func (f *trial) disturbHubs() {
 	h, from := f.c.hubs[f.random.IntN(len(f.c.hubs))], f.now()
 	n := f.random.IntN(10)
 	if n < 2 && !slices.ContainsFunc(f.c.hubs, func(h *process) bool { return f.isBusy(h.name) }) {
-		for _, h := range f.c.hubs {
-			h.signal(syscall.SIGKILL)
-		}
-		for _, h := range f.c.hubs {
-			h.kill()
-		}
-		f.begin(fault{what: "kill -9 of all", victim: theHubs, busy: theHubs, heal: func() {
-			for _, h := range f.c.hubs {
-				h.launch()
-			}
-		}}, from)
+		f.killHubs()
 		return
 	}
 	switch {

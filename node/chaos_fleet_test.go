@@ -25,9 +25,9 @@ import (
 // within 10 s, and a token that is revoked is refused everywhere within one.
 func TestChaosFleet(t *testing.T) {
 	t.Parallel()
-	plan := fleetPlan{namespaces: []string{"east", "west"}, edges: 3, rounds: 1, length: 9 * time.Second, longest: 2500 * time.Millisecond}
+	plan := fleetPlan{hubs: 3, namespaces: []string{"east", "west"}, edges: 3, rounds: 1, length: 9 * time.Second, longest: 2500 * time.Millisecond}
 	if rounds(0, 1) == 1 {
-		plan = fleetPlan{namespaces: []string{"east", "north", "south", "west"}, edges: 5, rounds: 6, length: 15 * time.Second, longest: 8 * time.Second}
+		plan = fleetPlan{hubs: 3, namespaces: []string{"east", "north", "south", "west"}, edges: 5, rounds: 6, length: 15 * time.Second, longest: 8 * time.Second}
 	}
 	seed := rand.Uint64()
 	if text := os.Getenv("GW_CHAOS_SEED"); text != "" {
@@ -43,6 +43,8 @@ func TestChaosFleet(t *testing.T) {
 
 // fleetPlan is how much is done to how many.
 type fleetPlan struct {
+	hubs            int
+	network         bool // hubs have one of their own, which needs root
 	namespaces      []string
 	edges           int // in each namespace
 	rounds          int // of faults, each healed
@@ -61,12 +63,14 @@ type trial struct {
 	pusher  *pusher
 	revoker *revoker
 	small   map[string]bool // edges whose disk is small
+	network *network        // of the hubs; nil: they are on loopback
 
 	random *rand.Rand
 	began  time.Time
 	faults []*fault // that last
 
-	restored []time.Duration // when backups were restored
+	restored  []time.Duration // when backups were restored
+	stopCalls func()
 
 	mu       sync.Mutex // guards the rest
 	timeline []string
@@ -81,9 +85,12 @@ func trialOf(t *testing.T, plan fleetPlan, seed uint64) *trial {
 		small: map[string]bool{}, past: map[string][]*fault{},
 	}
 	t.Logf("seed %d: GW_CHAOS_SEED=%d repeats what is done, if not when", seed, seed)
-	f.c = prepareCluster(t, nil, "--election-timeout", "500ms")
-	f.c.place = namedForLinks
-	f.c.grow(3)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("seed %d, what was done:\n%s", f.seed, strings.Join(f.timeline, "\n"))
+		}
+	})
+	f.startHubs()
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }))
 	t.Cleanup(upstream.Close)
 	f.pusher = newPusher(f.c, seed, upstream.URL, f.note, plan.namespaces...)
@@ -100,9 +107,11 @@ func trialOf(t *testing.T, plan fleetPlan, seed uint64) *trial {
 		if i%2 == 1 {
 			flags = nil
 		}
-		f.edges = append(f.edges, f.c.newEdges(plan.edges, namespace, flags...)...)
+		f.edges = append(f.edges, f.c.newEdges(1, plan.edges, namespace, flags...)...)
 	}
-	f.shrink(f.edges[0])
+	if plan.rounds > 0 {
+		f.shrink(f.edges[0])
+	}
 	for i, e := range f.edges {
 		e.launch()
 		f.callers = append(f.callers, newCaller(e, seed+uint64(i), steady.secret, f.revoker, f.now))
@@ -115,6 +124,20 @@ func trialOf(t *testing.T, plan fleetPlan, seed uint64) *trial {
 	}
 	f.c.await(time.Second, "tokens are on the edges' disks", func() error { return notYet(f.began.Add(f.now() - 500*time.Millisecond)) })
 	return f
+}
+
+func (f *trial) startHubs() {
+	f.t.Helper()
+	const flag, timeout = "--election-timeout", "500ms"
+	if f.plan.network {
+		f.network = newNetwork(f.t, f.t.TempDir())
+		f.c = prepareCluster(f.t, f.network.trust, flag, timeout)
+		f.c.place = f.network.place
+	} else {
+		f.c = prepareCluster(f.t, nil, flag, timeout)
+		f.c.place = namedForLinks
+	}
+	f.c.grow(f.plan.hubs)
 }
 
 // shrink gives an edge a small disk, if this process may.
@@ -147,19 +170,23 @@ func (f *trial) note(format string, args ...any) {
 
 // run does one round of faults after the other under a load, and judges what was seen.
 func (f *trial) run() {
-	calling, stopCalling := context.WithCancel(context.Background())
-	var callers sync.WaitGroup
-	for _, k := range f.callers {
-		callers.Go(func() { k.run(calling) })
-	}
-	end := sync.OnceFunc(func() { stopCalling(); callers.Wait() })
-	f.t.Cleanup(end)
+	f.call()
 	for round := range f.plan.rounds {
 		f.note("round %d", round+1)
 		f.round(round)
 	}
-	end()
 	f.judge()
+}
+
+// call has every edge called until the judgement.
+func (f *trial) call() {
+	calling, stop := context.WithCancel(context.Background())
+	var callers sync.WaitGroup
+	for _, k := range f.callers {
+		callers.Go(func() { k.run(calling) })
+	}
+	f.stopCalls = sync.OnceFunc(func() { stop(); callers.Wait() })
+	f.t.Cleanup(f.stopCalls)
 }
 
 // round is some time with faults, and the fleet healed.

@@ -12,6 +12,7 @@ import (
 // judge checks everything that was seen of every edge, against what was released and revoked and what was done to whom.
 func (f *trial) judge() {
 	f.t.Helper()
+	f.stopCalls()
 	var wrong []string
 	requests := 0
 	for _, k := range f.callers {
@@ -41,9 +42,6 @@ func (f *trial) judge() {
 	f.t.Logf("%d answers of %d edges checked, %d things wrong; %d releases, %d tokens", requests, len(f.callers), len(wrong), pushes, len(f.revoker.all))
 	if len(f.pusher.findings) == 0 && (pushes < 4*f.plan.rounds || requests < 100*f.plan.rounds) {
 		f.t.Error("that is too little to prove anything")
-	}
-	if f.t.Failed() {
-		f.t.Logf("seed %d, what was done:\n%s", f.seed, strings.Join(f.timeline, "\n"))
 	}
 }
 

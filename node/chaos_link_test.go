@@ -21,6 +21,8 @@ type link struct {
 	changed *sync.Cond // cuts, tunnels that end, and the end
 	cuts    map[string]cut
 	tunnels map[*tunnel]bool
+	entered int // connections so far
+	allowed int // of these may pass; 0: all
 	closed  bool
 }
 
@@ -32,14 +34,14 @@ const (
 	cutStalled cut = "stalled"        // nothing passes, and nobody is told
 	cutToHub   cut = "cut to the hub" // what the edge sends does not arrive
 	cutToEdge  cut = "cut to the edge"
-	everyHub       = "all" // in place of a port
+	everyHub       = "all" // in place of an address
 )
 
 var cuts = []cut{cutRefused, cutStalled, cutToHub, cutToEdge}
 
 // tunnel is one connection of the edge to a hub.
 type tunnel struct {
-	port      string // the hub's
+	address   string // the hub's
 	edge, hub net.Conn
 	closed    bool // guarded by the link's mu
 }
@@ -94,17 +96,12 @@ func (l *link) serve(c net.Conn) {
 		c.Close()
 		return
 	}
-	host, port, err := net.SplitHostPort(r.Host)
-	if err != nil {
-		c.Close()
-		return
-	}
-	t := &tunnel{port: port, edge: c}
+	t := &tunnel{address: r.Host, edge: c}
 	if !l.enter(t) {
 		return
 	}
 	defer l.end(t)
-	hub, err := net.Dial("tcp", net.JoinHostPort(host, port))
+	hub, err := net.Dial("tcp", t.address)
 	l.mu.Lock()
 	if t.hub = hub; err == nil && t.closed {
 		hub.Close()
@@ -125,12 +122,13 @@ func (l *link) serve(c net.Conn) {
 func (l *link) enter(t *tunnel) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || l.cutLocked(t.port) == cutRefused {
+	if l.closed || l.cutLocked(t.address) == cutRefused {
 		l.resetLocked(t)
 		return false
 	}
 	l.tunnels[t] = true
-	for !t.closed && l.cutLocked(t.port) == cutStalled {
+	l.entered++
+	for number := l.entered; !t.closed && (l.cutLocked(t.address) == cutStalled || l.allowed > 0 && number > l.allowed); {
 		l.changed.Wait()
 	}
 	return !t.closed
@@ -156,7 +154,7 @@ func (l *link) pass(t *tunnel, direction cut) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for !t.closed {
-		if c := l.cutLocked(t.port); c != cutStalled && c != direction {
+		if c := l.cutLocked(t.address); c != cutStalled && c != direction {
 			break
 		}
 		l.changed.Wait()
@@ -187,21 +185,21 @@ func (l *link) resetLocked(t *tunnel) {
 	delete(l.tunnels, t)
 }
 
-func (l *link) cutLocked(port string) cut {
+func (l *link) cutLocked(address string) cut {
 	if c, ok := l.cuts[everyHub]; ok {
 		return c
 	}
-	return l.cuts[port]
+	return l.cuts[address]
 }
 
-// cut begins to do something to what passes between the edge and a hub's port, or everyHub.
-func (l *link) cut(port string, how cut) {
+// cut begins to do something to what passes between the edge and a hub's address, or everyHub.
+func (l *link) cut(address string, how cut) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.cuts[port] = how
+	l.cuts[address] = how
 	if how == cutRefused {
 		for t := range l.tunnels {
-			if port == everyHub || port == t.port {
+			if address == everyHub || address == t.address {
 				l.resetLocked(t)
 			}
 		}
@@ -209,11 +207,19 @@ func (l *link) cut(port string, how cut) {
 	l.changed.Broadcast()
 }
 
+// allow lets only the first connections pass, and stalls those that follow, until mend is called.
+func (l *link) allow(connections int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.allowed = connections
+}
+
 // mend ends all cuts; what was held up goes on.
 func (l *link) mend() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	clear(l.cuts)
+	l.allowed = 0
 	l.changed.Broadcast()
 }
 
@@ -222,7 +228,7 @@ func TestALinkCutsWhatItIsToldTo(t *testing.T) {
 	l := newLink(t)
 	cutOff, other := dialThrough(t, l, echo(t)), dialThrough(t, l, echo(t))
 	for _, how := range cuts[1:] {
-		l.cut(cutOff.port, how)
+		l.cut(cutOff.address, how)
 		got := make(chan string, 1)
 		go func() { got <- cutOff.ask(string(how)) }()
 		for range 100 {
@@ -240,24 +246,24 @@ func TestALinkCutsWhatItIsToldTo(t *testing.T) {
 			t.Errorf("%s, mended: %q arrived", how, line)
 		}
 	}
-	l.cut(cutOff.port, cutRefused)
+	l.cut(cutOff.address, cutRefused)
 	if line := cutOff.ask("more"); line != "" {
 		t.Errorf("refused, %q arrived", line)
 	}
 	if line := other.ask("beside"); line != "beside" {
 		t.Errorf("refused elsewhere: %q arrived", line)
 	}
-	if line := dialThrough(t, l, cutOff.port).ask("new"); line != "" {
+	if line := dialThrough(t, l, cutOff.address).ask("new"); line != "" {
 		t.Errorf("refused, %q arrived on a new connection", line)
 	}
 	l.mend()
-	if line := dialThrough(t, l, cutOff.port).ask("new"); line != "new" {
+	if line := dialThrough(t, l, cutOff.address).ask("new"); line != "new" {
 		t.Errorf("mended, %q arrived on a new connection", line)
 	}
 }
 
-// echo is the port of a server that sends back what it is sent.
-func echo(t *testing.T) (port string) {
+// echo is the address of a server that sends back what it is sent.
+func echo(t *testing.T) (address string) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -272,26 +278,26 @@ func echo(t *testing.T) (port string) {
 			go func() { defer c.Close(); io.Copy(c, c) }() // ends with the link
 		}
 	}()
-	_, port, _ = net.SplitHostPort(listener.Addr().String())
-	return port
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	return "LOCALHOST:" + port
 }
 
 // through is a connection by way of a link.
 type through struct {
-	port string
-	conn net.Conn
-	in   *bufio.Reader
+	address string
+	conn    net.Conn
+	in      *bufio.Reader
 }
 
-func dialThrough(t *testing.T, l *link, port string) *through {
+func dialThrough(t *testing.T, l *link, address string) *through {
 	t.Helper()
 	c, err := net.Dial("tcp", l.listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	fmt.Fprintf(c, "CONNECT LOCALHOST:%s HTTP/1.1\r\nHost: LOCALHOST:%s\r\n\r\n", port, port)
-	x := &through{port, c, bufio.NewReader(c)}
+	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", address, address)
+	x := &through{address, c, bufio.NewReader(c)}
 	http.ReadResponse(x.in, &http.Request{Method: http.MethodConnect}) // without one, nothing will be answered
 	return x
 }
