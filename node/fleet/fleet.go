@@ -34,6 +34,7 @@ type Config struct {
 type Fleet struct {
 	interval time.Duration
 	now      func() time.Time
+	load     load
 
 	mu          sync.Mutex // guards what follows
 	leaderSince time.Time
@@ -305,7 +306,7 @@ func (f *Fleet) Interval() time.Duration {
 }
 
 func (f *Fleet) intervalLocked() time.Duration {
-	return max(f.interval, time.Duration(len(f.edges))*time.Second/beatsPerSecond)
+	return f.load.stretch(max(f.interval, time.Duration(len(f.edges))*time.Second/beatsPerSecond))
 }
 
 func (f *Fleet) bumpLocked() {
