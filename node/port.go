@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,9 @@ const (
 	// maxHandshakes is how many run at a time: a reconnecting fleet waits its turn in the kernel's queue instead of
 	// taking the hub's memory.
 	maxHandshakes = 512
+	// maxComputing is how many of them compute at a time, on each processor; the others wait for the network or their turn. A
+	// handshake takes a processor for a millisecond, and a call of an admin would wait for as many of them at each step.
+	maxComputing = 1
 )
 
 // port is a hub's one TLS port. Its connections go, by the protocol they negotiate, to the HTTP server or to Raft.
@@ -30,7 +34,8 @@ type port struct {
 	web      *branch
 	raft     *branch
 
-	identity atomic.Pointer[portIdentity]
+	identity  atomic.Pointer[portIdentity]
+	computing chan struct{} // has a value for each handshake that computes
 
 	ctx    context.Context // ends when the port is closed
 	cancel context.CancelFunc
@@ -51,6 +56,7 @@ func openPort(address string, log *slog.Logger) (*port, error) {
 		return nil, fmt.Errorf("listen for edges and hubs on %s: %w", address, err)
 	}
 	p := &port{listener: l, log: log, web: newBranch(l.Addr()), raft: newBranch(l.Addr())}
+	p.computing = make(chan struct{}, maxComputing*runtime.GOMAXPROCS(0))
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.done.Go(p.accept)
 	return p, nil
@@ -122,7 +128,8 @@ func (p *port) negotiate(ctx context.Context, c net.Conn) (net.Conn, *branch, er
 	if id == nil {
 		return nil, nil, errors.New("this hub does not know its cluster yet")
 	}
-	conn := tls.Server(c, &tls.Config{
+	turns := &turnConn{Conn: c, turns: p.computing}
+	conn := tls.Server(turns, &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			if slices.Contains(hello.SupportedProtos, identity.RaftALPN) {
@@ -131,7 +138,7 @@ func (p *port) negotiate(ctx context.Context, c net.Conn) (net.Conn, *branch, er
 			return id.web, nil
 		},
 	})
-	if err := conn.HandshakeContext(ctx); err != nil {
+	if err := turns.handshake(ctx, conn); err != nil {
 		return nil, nil, err
 	}
 	state := conn.ConnectionState()
@@ -143,6 +150,32 @@ func (p *port) negotiate(ctx context.Context, c net.Conn) (net.Conn, *branch, er
 		err = fmt.Errorf("hub %s was removed from the cluster", hubID)
 	}
 	return conn, p.raft, err
+}
+
+// turnConn is a connection whose handshake has a turn whenever it does not wait for the other side.
+type turnConn struct {
+	net.Conn
+	turns chan struct{} // nil: the handshake is over
+}
+
+// handshake completes conn's, which is over c.
+func (c *turnConn) handshake(ctx context.Context, conn *tls.Conn) error {
+	c.turns <- struct{}{}
+	defer func() {
+		<-c.turns
+		c.turns = nil
+	}()
+	return conn.HandshakeContext(ctx)
+}
+
+// Read implements net.Conn.
+func (c *turnConn) Read(p []byte) (int, error) {
+	if c.turns == nil {
+		return c.Conn.Read(p)
+	}
+	<-c.turns
+	defer func() { c.turns <- struct{}{} }()
+	return c.Conn.Read(p)
 }
 
 // dial opens a Raft connection to another hub and returns it with that hub's ID.
