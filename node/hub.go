@@ -48,6 +48,9 @@ type HubConfig struct {
 	ElectionTimeout   time.Duration `default:"1s" help:"How long hubs wait for a leader before they elect another."`
 	HeartbeatInterval time.Duration `default:"30s" help:"How often edges of a small fleet report."`
 	AuditLog          string        `placeholder:"FILE" help:"Append who changed what to this file, one JSON object a line. Made anew when it is moved away."`
+	AdmitStreams      float64       `default:"500" placeholder:"N" help:"Streams that edges may open per second; more are told when to come again. 0: no bound."`
+	AdmitCertificates float64       `default:"200" placeholder:"N" help:"Edges that may enrol or renew their certificates per second. 0: no bound."`
+	AdmitFetches      float64       `default:"1000" placeholder:"N" help:"Releases that edges may fetch from the leader per second; for more they are sent to other hubs. 0: no bound."`
 	LogLevel          slog.Level    `default:"info" help:"Least level logged: debug, info, warn or error."`
 
 	// Now is the clock; nil: time.Now.
@@ -342,6 +345,9 @@ func (h *hub) buildServices() (err error) {
 		Metrics:  h.metrics,
 
 		Membership: raftstore.MembershipConfig{AllowTwo: h.config.AllowTwo},
+		Admission: rpc.Admission{
+			Streams: h.config.AdmitStreams, Certificates: h.config.AdmitCertificates, Fetches: h.config.AdmitFetches,
+		},
 	})
 	if err != nil {
 		return err

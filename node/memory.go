@@ -17,7 +17,7 @@ const (
 	busyCycles = 3
 	// hubGC is GOGC of a hub: connections are many and live long, and hold most of its memory, so that a collector that
 	// lets the heap double would double what each of them costs.
-	hubGC = 50
+	hubGC = 40
 )
 
 // heap is what the collector tells of the heap.
@@ -33,7 +33,7 @@ func (h heap) wasteful(last heap) bool {
 	if h.cycles-last.cycles >= busyCycles || h.objects+h.free < h.live {
 		return false
 	}
-	return h.objects+h.free-h.live > max(minWaste, h.live/4)
+	return h.objects+h.free-h.live > max(minWaste, h.live/8)
 }
 
 func readHeap() heap {

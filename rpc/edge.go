@@ -24,6 +24,7 @@ import (
 type EdgeServer struct {
 	*core
 	throttle  *throttle
+	gates     *gates
 	transfers transfers
 }
 
@@ -106,6 +107,10 @@ func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.E
 	if err != nil {
 		s.throttle.take(attempt)
 		return nil, err
+	}
+	// Only who has a token counts.
+	if e := s.gates.certificates.admit(); e != nil {
+		return nil, e
 	}
 	ca, err := s.clusterCA()
 	if err != nil {
@@ -204,6 +209,9 @@ func (s *EdgeServer) RenewCertificate(ctx context.Context, r *gwv1.RenewCertific
 	if !s.store.Leading() {
 		return nil, raftstore.ErrNotLeader
 	}
+	if e := s.gates.certificates.admit(); e != nil {
+		return nil, e
+	}
 	ca, err := s.clusterCA()
 	if err != nil {
 		return nil, err
@@ -217,6 +225,7 @@ func (s *EdgeServer) RenewCertificate(ctx context.Context, r *gwv1.RenewCertific
 
 // Heartbeat takes in what the edge runs and how it is.
 func (s *EdgeServer) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*gwv1.HeartbeatResponse, error) {
+	began := s.now()
 	who, st, err := s.enter(ctx)
 	if err != nil {
 		return nil, err
@@ -228,6 +237,7 @@ func (s *EdgeServer) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*
 	interval := s.fleet.Beat(who.Edge, who.address, r, fleet.Certificate{
 		Serial: who.serial, NotAfter: who.notAfter, Lineage: who.lineage,
 	})
+	s.fleet.Took(s.now().Sub(began))
 	return &gwv1.HeartbeatResponse{
 		Interval: durationpb.New(interval), HubUrls: s.hubURLs(), Target: shownTarget(target), Retry: retryOf(st, who.ID),
 	}, nil
@@ -249,12 +259,6 @@ func clip(s string, limit int) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:limit], "") + "…"
-}
-
-// targetOf returns what edges of a namespace should run.
-func targetOf(st *state.State, namespace string) *gwv1.Target {
-	r, _ := st.Target(namespace)
-	return shownTarget(r)
 }
 
 // retryOf returns at what value an edge's rejections count.

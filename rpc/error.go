@@ -7,10 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"strconv"
 	"strings"
+	"time"
 
 	"buf.build/go/protovalidate"
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"gw/raftstore"
 	"gw/rpc/gwv1"
@@ -43,6 +47,7 @@ const (
 	ReasonTooOld            = "too_old"
 	ReasonUnreachable       = "unreachable"
 	ReasonDiskLow           = "disk_low"
+	ReasonOverloaded        = "overloaded"
 	ReasonFrozen            = "frozen"
 )
 
@@ -61,6 +66,7 @@ var codes = map[string]connect.Code{
 	ReasonCertificateNeeded: connect.CodeUnauthenticated,
 	ReasonTooManyTries:      connect.CodeResourceExhausted,
 	ReasonDiskLow:           connect.CodeResourceExhausted,
+	ReasonOverloaded:        connect.CodeResourceExhausted,
 	ReasonNotLeader:         connect.CodeUnavailable,
 	ReasonNotProposed:       connect.CodeUnavailable,
 	ReasonUnknownOutcome:    connect.CodeUnavailable,
@@ -90,9 +96,21 @@ type Error struct {
 	Violations []*gwv1.Violation
 	// LeaderURL is where the leader is, with ReasonNotLeader.
 	LeaderURL string
+	// RetryAfter, RetryJitter and FetchURLs are those of gwv1.ErrorDetail, with ReasonOverloaded.
+	RetryAfter, RetryJitter time.Duration
+	FetchURLs               []string
 }
 
 func (e *Error) Error() string { return e.Message }
+
+// detail is what programs are told.
+func (e *Error) detail() *gwv1.ErrorDetail {
+	d := &gwv1.ErrorDetail{Reason: e.Reason, Violations: e.Violations, LeaderUrl: e.LeaderURL, FetchUrls: e.FetchURLs}
+	if e.RetryAfter > 0 {
+		d.RetryAfter, d.RetryJitter = durationpb.New(e.RetryAfter), durationpb.New(e.RetryJitter)
+	}
+	return d
+}
 
 func notFound(what, name string) error {
 	return &Error{Reason: ReasonNotFound, Message: fmt.Sprintf("there is no %s %q", what, name)}
@@ -120,6 +138,9 @@ func errorOf(ctx context.Context, log *slog.Logger, err error) *connect.Error {
 	if d, err := connect.NewErrorDetail(detail); err == nil {
 		e.AddDetail(d)
 	}
+	if d := detail.GetRetryAfter(); d != nil { // for what knows HTTP and no more
+		e.Meta().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.AsDuration().Seconds()))))
+	}
 	return e
 }
 
@@ -134,7 +155,7 @@ func translate(err error) (connect.Code, string, *gwv1.ErrorDetail) {
 	)
 	switch {
 	case errors.As(err, &own):
-		return codeOf(own.Reason), err.Error(), &gwv1.ErrorDetail{Reason: own.Reason, Violations: own.Violations, LeaderUrl: own.LeaderURL}
+		return codeOf(own.Reason), err.Error(), own.detail()
 	case errors.As(err, &refused):
 		return refusal(refused.Refusal)
 	case errors.As(err, &wrong):

@@ -24,13 +24,24 @@ const (
 	maxPart = 1<<20 - 16<<10
 )
 
-// FetchRelease sends the target release of the edge's namespace.
+// FetchRelease sends the target release of the edge's namespace. A hub that doesn't lead does so for an edge that asks
+// for what that hub has, if it has what the edge was told to run: a release is named by its checksum, so that it doesn't
+// matter whose bytes they are.
 func (s *EdgeServer) FetchRelease(ctx context.Context, r *gwv1.FetchReleaseRequest, stream *connect.ServerStream[gwv1.FetchReleaseResponse]) error {
 	who, st, err := s.enter(ctx)
 	if err != nil {
 		return err
 	}
+	if !stale(ctx) {
+		if e := s.gates.fetches.admit(); e != nil {
+			e.FetchURLs = s.otherHubs()
+			return e
+		}
+	}
 	target, _ := st.Target(who.Namespace)
+	if want := r.Target; stale(ctx) && (target == nil || before(target, want)) {
+		return &Error{Reason: ReasonPrecondition, Message: fmt.Sprintf("this hub does not have release %d yet", want.GetNumber())}
+	}
 	base := baseOf(st, who.Namespace, r.BaseChecksum)
 	held, err := heldOf(r.Held)
 	if err != nil {
@@ -59,6 +70,24 @@ func heldOf(digests []byte) (map[resource.Digest]bool, error) {
 		held[resource.Digest(d)] = true
 	}
 	return held, nil
+}
+
+// before reports whether a release comes before what an edge was told to run.
+func before(r *state.Release, want *gwv1.Target) bool {
+	if r.Epoch != want.GetEpoch() {
+		return r.Epoch < want.GetEpoch()
+	}
+	return r.Number < want.GetNumber()
+}
+
+// otherHubs returns where edges reach the cluster's hubs but this one.
+func (k *core) otherHubs() (urls []string) {
+	for _, u := range k.hubURLs() {
+		if u != "https://"+k.address {
+			urls = append(urls, u)
+		}
+	}
+	return urls
 }
 
 // transferOf builds what is sent to an edge that holds base and shall have target, either of which may be nil, and has
@@ -155,9 +184,13 @@ var compressor = sync.OnceValues(func() (*zstd.Encoder, error) {
 })
 
 const (
-	// maxTransfers bounds how many transfers are kept, and maxTransfer how large one may be to be kept.
-	maxTransfers = 4
+	// maxTransfers bounds how many transfers are kept: a push of all namespaces is one for each, and for each release
+	// that edges hold. maxKept bounds their bytes, and maxTransfer those of one.
+	maxTransfers = 64
+	maxKept      = 32 << 20
 	maxTransfer  = 16 << 20
+	// maxSmall is how many bytes of a difference travel with a tick.
+	maxSmall = 32 << 10
 )
 
 // transfers keeps the transfers built last. After a push every edge of a namespace asks for the same one, and building
@@ -171,7 +204,14 @@ type transfers struct {
 type transfer struct {
 	namespace    string
 	base, target *state.Release // immutable, so that the pointers identify them
-	messages     func() ([]*gwv1.FetchReleaseResponse, error)
+	built        func() (built, error)
+	size         int // of what is built, once it is; guarded by transfers.mu
+}
+
+// built is the messages of a transfer, which must not be changed, and their bytes.
+type built struct {
+	messages []*gwv1.FetchReleaseResponse
+	size     int
 }
 
 // of returns the messages from base to target, without the blobs that are held; they must not be changed. Only those for
@@ -180,7 +220,17 @@ func (t *transfers) of(namespace string, base, target *state.Release, held map[r
 	if len(held) > 0 {
 		return transferOf(namespace, base, target, held)
 	}
-	return t.find(namespace, base, target).messages()
+	b, err := t.find(namespace, base, target).built()
+	return b.messages, err
+}
+
+// small is of for transfers of no more than maxSmall bytes, nil for others and those that can't be built.
+func (t *transfers) small(namespace string, base, target *state.Release) []*gwv1.FetchReleaseResponse {
+	b, err := t.find(namespace, base, target).built()
+	if err != nil || b.size > maxSmall {
+		return nil
+	}
+	return b.messages
 }
 
 func (t *transfers) find(namespace string, base, target *state.Release) *transfer {
@@ -193,16 +243,14 @@ func (t *transfers) find(namespace string, base, target *state.Release) *transfe
 		}
 	}
 	x := &transfer{namespace: namespace, base: base, target: target}
-	x.messages = sync.OnceValues(func() ([]*gwv1.FetchReleaseResponse, error) {
+	x.built = sync.OnceValues(func() (built, error) {
 		messages, err := transferOf(namespace, base, target, nil)
 		size := 0
 		for _, m := range messages {
 			size += proto.Size(m)
 		}
-		if err != nil || size > maxTransfer {
-			t.drop(x)
-		}
-		return messages, err
+		t.settle(x, size, err == nil && size <= maxTransfer)
+		return built{messages, size}, err
 	})
 	if len(t.recent) == maxTransfers {
 		t.recent = slices.Delete(t.recent, 0, 1)
@@ -211,10 +259,18 @@ func (t *transfers) find(namespace string, base, target *state.Release) *transfe
 	return x
 }
 
-func (t *transfers) drop(x *transfer) {
+// settle keeps a transfer that was built, at the cost of those that were not used for longest; or it doesn't.
+func (t *transfers) settle(x *transfer, size int, keep bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if i := slices.Index(t.recent, x); i >= 0 {
-		t.recent = slices.Delete(t.recent, i, i+1)
+	if x.size = size; !keep {
+		t.recent = slices.DeleteFunc(t.recent, func(other *transfer) bool { return other == x })
+	}
+	total := 0
+	for i, kept := range slices.Backward(t.recent) {
+		if total += kept.size; total > maxKept {
+			t.recent = slices.Delete(t.recent, 0, i+1)
+			return
+		}
 	}
 }

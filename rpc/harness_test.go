@@ -423,7 +423,10 @@ func (h *harness) push(namespaces ...string) *gwv1.PushResponse {
 	return a
 }
 
-func (h *harness) target(namespace string) *gwv1.Target { return targetOf(h.store.State(), namespace) }
+func (h *harness) target(namespace string) *gwv1.Target {
+	r, _ := h.store.State().Target(namespace)
+	return shownTarget(r)
+}
 
 // release returns one kept release.
 func (h *harness) release(namespace string, number uint64) *state.Release {

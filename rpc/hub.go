@@ -70,6 +70,8 @@ type HubConfig struct {
 	Membership raftstore.MembershipConfig
 	// Plugins are the hub plugins of this process; nil means none.
 	Plugins HubPlugins
+	// Admission bounds what edges may ask for per second. Its zero value bounds nothing.
+	Admission Admission
 	// Metrics is where gw_rpc_… and gw_fleet_… are registered; nil means nowhere.
 	Metrics prometheus.Registerer
 }
@@ -141,7 +143,7 @@ func NewHub(c HubConfig) (*Hub, error) {
 	return &Hub{
 		Config: &ConfigServer{k}, Releases: &ReleaseServer{k}, Fleet: &FleetServer{k},
 		Access:  &AccessServer{core: k, throttle: newThrottle(maxTries, k.now), addresses: newThrottle(maxAddressTries, k.now), queue: newTurns()},
-		Edges:   &EdgeServer{core: k, throttle: newThrottle(maxTries, k.now)},
+		Edges:   &EdgeServer{core: k, throttle: newThrottle(maxTries, k.now), gates: newGates(c.Admission, k.now, k.metrics)},
 		Cluster: &ClusterServer{core: k},
 		Audit:   &AuditServer{k},
 		Hubs:    &HubServer{core: k, throttle: newThrottle(maxTries, k.now)},

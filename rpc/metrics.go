@@ -17,6 +17,8 @@ type metrics struct {
 	requests *prometheus.CounterVec   // by service, method, code
 	seconds  *prometheus.HistogramVec // by service, method
 	passedOn *prometheus.CounterVec   // by service, method, outcome
+	// turnedAway are calls of edges that were refused as overloaded, by gate.
+	turnedAway *prometheus.CounterVec
 
 	heartbeats prometheus.Counter
 	loading    prometheus.Histogram
@@ -35,6 +37,9 @@ func newMetrics(r prometheus.Registerer, k *core) (*metrics, error) {
 		passedOn: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "gw_rpc_forwarded_total", Help: "Tries to have a call served by the leader, by how they ended.",
 		}, []string{"service", "method", "outcome"}),
+		turnedAway: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gw_rpc_overloaded_total", Help: "Calls of edges that this hub told to come again later, by what there were too many of.",
+		}, []string{"of"}),
 		heartbeats: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gw_fleet_heartbeats_total", Help: "Heartbeats of edges that this hub took in.",
 		}),
@@ -53,7 +58,7 @@ func newMetrics(r prometheus.Registerer, k *core) (*metrics, error) {
 			m.seconds.WithLabelValues(p.service, p.method)
 		}
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.passedOn, m.heartbeats, m.loading, &fleetCollector{k}} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.passedOn, m.turnedAway, m.heartbeats, m.loading, &fleetCollector{k}} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -107,6 +107,10 @@ func (t *port) servedElsewhere(w http.ResponseWriter, r *http.Request, p *proced
 		return true
 	}
 	address, here := t.leaderNow()
+	if !here && p.path() == gwv1connect.EdgeServiceFetchReleaseProcedure && r.Header.Get(headerConsistency) == "stale" {
+		t.edges.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), staleKey{}, true)))
+		return true
+	}
 	if !here {
 		t.refuse(w, r, notLeader(address))
 	}

@@ -2,7 +2,10 @@ package rpc
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -217,5 +220,65 @@ func TestAStreamEndsWhenItCanNotBeWritten(t *testing.T) {
 	w := &watch{who: caller{Edge: identity.Edge{Namespace: "default"}}, send: func(*gwv1.WatchResponse) error { return broken }}
 	if err := w.begin(h.store.State(), &gwv1.WatchRequest{}); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestASmallDifferenceTravelsWithTheTick(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	for i := range 50 {
+		h.apply(api("", fmt.Sprintf("a%d", i), fmt.Sprintf("/a%d", i)))
+	}
+	h.push()
+	request := h.caughtUp()
+	request.BaseChecksum = h.target("default").Checksum
+	w := e.watch(t, request)
+	if first := w.next().GetTick(); len(first.GetRelease()) != 0 {
+		t.Errorf("nothing differs, and with the tick came %v", first.Release)
+	}
+	for n := range 2 {
+		held := h.target("default").Checksum
+		h.apply(api("", "a7", fmt.Sprintf("/other/%d", n)))
+		h.push()
+		tick := w.next().GetTick()
+		want := e.fetch(t, held)
+		if len(tick.GetRelease()) != 4 || !proto.Equal(tick.Release[0].GetHeader(), want.header) || tick.Release[0].GetHeader().Blobs != 1 {
+			t.Errorf("push %d: with the tick came %v, want what FetchRelease sends", n, tick.GetRelease())
+		}
+	}
+	h.tick(TickInterval)
+	if again := w.next().GetTick(); len(again.GetRelease()) != 0 {
+		t.Errorf("it came a second time: %v", again)
+	}
+	// What an edge that missed both needs comes when it is back.
+	if back := e.watch(t, request).next().GetTick(); len(back.GetRelease()) != 4 || !bytes.Equal(back.Release[0].GetHeader().BaseChecksum, request.BaseChecksum) {
+		t.Errorf("to an edge that is back came %v", back)
+	}
+	if new := e.watch(t, h.caughtUp()).next().GetTick(); len(new.GetRelease()) != 0 {
+		t.Errorf("an edge that holds nothing was sent %v, want to have it fetch", new.Release)
+	}
+}
+
+func TestALargeDifferenceIsFetched(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	h.apply(api("", "a", "/a"))
+	h.push()
+	request := h.caughtUp()
+	request.BaseChecksum = h.target("default").Checksum
+	w := e.watch(t, request)
+	w.next()
+	noise := make([]byte, 2*maxSmall)
+	rand.Read(noise)
+	h.apply(api("", "b", "/"+hex.EncodeToString(noise)[:1000]))
+	var many []*gwv1.Resource
+	for i := range 100 {
+		many = append(many, api("", fmt.Sprintf("n%d", i), "/"+hex.EncodeToString(noise[300*i:300*i+300])))
+	}
+	h.apply(many...)
+	number := h.push().Number
+	tick := w.next().GetTick()
+	if tick.GetTarget().GetNumber() != number || len(tick.Release) != 0 {
+		t.Errorf("%d parts came with the tick of release %d", len(tick.GetRelease()), tick.GetTarget().GetNumber())
 	}
 }

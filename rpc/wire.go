@@ -44,9 +44,9 @@ func adminMux(h *Hub) http.Handler {
 }
 
 func edgeMux(h *Hub) http.Handler {
-	// Parts of a release are compressed already.
+	// Parts of a release are compressed already, and nothing else of a stream is large.
 	fetch := connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
-		if spec.Procedure == gwv1connect.EdgeServiceFetchReleaseProcedure {
+		if spec.Procedure == gwv1connect.EdgeServiceFetchReleaseProcedure || spec.Procedure == gwv1connect.EdgeServiceWatchProcedure {
 			return []connect.HandlerOption{connect.WithCompression("gzip", nil, nil)}
 		}
 		return nil

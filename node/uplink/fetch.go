@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,7 +33,10 @@ func (u *Uplink) fetch(ctx context.Context) error {
 			continue
 		}
 		failed++
-		wait := u.pace.retry.delay(failed, random())
+		wait, told := comeAgain(err, random())
+		if !told {
+			wait = u.pace.retry.delay(failed, random())
+		}
 		u.log.Warn("not up to date yet", "error", err, "retry_in", wait.Round(time.Millisecond))
 		if !sleep(ctx, wait, u.fetchNow) {
 			return nil
@@ -94,6 +99,9 @@ func (u *Uplink) loadTarget(ctx context.Context, loaded Loaded) error {
 	}
 	if errors.Is(err, errRejectedAgain) {
 		return nil
+	}
+	if reasonOf(err) == overloaded {
+		return err // it has a turn, and to say that now would only add to the load
 	}
 	f := failure(CodeStorage, err)
 	u.mu.Lock()
@@ -163,29 +171,73 @@ func (u *Uplink) fetchSecretsFor(ctx context.Context, names []string) error {
 	return nil
 }
 
-// fetchRelease asks for the newest release as a difference to what the disk holds, and verifies what comes. What came of
-// one that was cut off is kept for the next; what was wrong with anything that came lets all of it be sent again.
+// fetchRelease gets the newest release as a difference to what the disk holds, and verifies what comes: from the tick that
+// told of it, from the hub that is followed, or, if that has too many edges at once, from another one. What
+// came of a transfer that was cut off is kept for the next; what was wrong with anything that came lets all of it be sent
+// again.
 func (u *Uplink) fetchRelease(ctx context.Context, loaded Loaded) (Release, *gwv1.Target, error) {
-	client, err := u.client()
-	if err != nil {
-		return Release{}, nil, err
+	if parts := u.takeDelivered(); parts != nil {
+		r, target, err := u.receive(u.newTransfer(ctx, loaded), slices.Values(parts))
+		if err == nil || errors.Is(err, errRejectedAgain) {
+			return r, target, err
+		}
+		u.log.Debug("what came with the tick can't be used", "release", target.GetNumber(), "error", err)
 	}
-	t := &transfer{
-		namespace: u.ident.Load().edge.Namespace,
-		running:   &gwv1.Target{Epoch: loaded.Epoch, Number: loaded.Number},
-	}
-	t.base, t.baseSum = u.base(ctx, t.namespace, loaded)
-	t.kept, u.kept = u.kept, nil
 	ctx, cancel := context.WithTimeout(ctx, u.pace.fetch)
 	defer cancel()
-	call, err := client.FetchRelease(ctx, &gwv1.FetchReleaseRequest{BaseChecksum: t.baseSum, Held: t.kept.digests()})
+	u.mu.Lock()
+	from := u.hubs.route()
+	u.mu.Unlock()
+	r, target, err := u.fetchFrom(ctx, from, loaded)
+	if others := fetchURLs(err); len(others) > 0 {
+		other := others[int(random()*float64(len(others)))]
+		if r, target, err := u.fetchFrom(ctx, route{hub: other, stale: true}, loaded); err == nil || errors.Is(err, errRejectedAgain) {
+			return r, target, err
+		}
+	}
+	return r, target, err
+}
+
+// fetchFrom fetches the newest release from a hub.
+func (u *Uplink) fetchFrom(ctx context.Context, from route, loaded Loaded) (Release, *gwv1.Target, error) {
+	t := u.newTransfer(ctx, loaded)
+	t.kept, u.kept = u.kept, nil
+	u.mu.Lock()
+	want := proto.CloneOf(u.target)
+	u.mu.Unlock()
+	call, err := u.ident.Load().client(from).FetchRelease(ctx, &gwv1.FetchReleaseRequest{
+		BaseChecksum: t.baseSum, Held: t.kept.digests(), Target: want,
+	})
 	if err != nil {
 		u.kept = t.kept
 		return Release{}, nil, fmt.Errorf("fetch release: %w", err)
 	}
 	defer call.Close()
-	for !t.ended && call.Receive() {
-		if err := t.part(call.Msg()); err != nil {
+	r, target, err := u.receive(t, func(yield func(*gwv1.FetchReleaseResponse) bool) {
+		for call.Receive() && yield(call.Msg()) {
+		}
+	})
+	if broken := call.Err(); broken != nil && !t.ended {
+		u.kept = t.salvage() // the next try asks for the rest
+		return Release{}, target, fmt.Errorf("fetch release: %w", broken)
+	}
+	return r, target, err
+}
+
+// newTransfer begins a transfer to what the disk holds.
+func (u *Uplink) newTransfer(ctx context.Context, loaded Loaded) *transfer {
+	t := &transfer{
+		namespace: u.ident.Load().edge.Namespace,
+		running:   &gwv1.Target{Epoch: loaded.Epoch, Number: loaded.Number},
+	}
+	t.base, t.baseSum = u.base(ctx, t.namespace, loaded)
+	return t
+}
+
+// receive puts parts together until the end is among them, and returns the whole.
+func (u *Uplink) receive(t *transfer, parts iter.Seq[*gwv1.FetchReleaseResponse]) (Release, *gwv1.Target, error) {
+	for p := range parts {
+		if err := t.part(p); err != nil {
 			return Release{}, t.header.GetTarget(), err
 		}
 		u.mu.Lock()
@@ -194,10 +246,9 @@ func (u *Uplink) fetchRelease(ctx context.Context, loaded Loaded) (Release, *gwv
 		if rejected {
 			return Release{}, t.header.Target, errRejectedAgain
 		}
-	}
-	if err := call.Err(); err != nil && !t.ended {
-		u.kept = t.salvage() // the next try asks for the rest
-		return Release{}, t.header.GetTarget(), fmt.Errorf("fetch release: %w", err)
+		if t.ended {
+			break
+		}
 	}
 	r, err := t.release()
 	return r, t.header.GetTarget(), err

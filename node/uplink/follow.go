@@ -36,9 +36,13 @@ type stream struct {
 
 // open starts a Watch call at the current hub. It doesn't wait for the hub.
 func (u *Uplink) open(ctx context.Context) *stream {
+	var base []byte
+	if loaded := u.c.Loaded(); loaded.Number > 0 {
+		base = loaded.Checksum[:]
+	}
 	u.mu.Lock()
 	request := &gwv1.WatchRequest{
-		SessionId: u.session, ClusterId: u.access.ClusterId, Epoch: u.access.Epoch, AccessVersion: u.access.AccessVersion,
+		SessionId: u.session, BaseChecksum: base, ClusterId: u.access.ClusterId, Epoch: u.access.Epoch, AccessVersion: u.access.AccessVersion,
 	}
 	at := u.hubs.route()
 	var limit time.Duration
@@ -156,6 +160,9 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 	if e.ticked {
 		*t = tries{}
 	}
+	if wait, told := comeAgain(e.err, random()); told {
+		return hub, wait
+	}
 	elsewhere := reasonOf(e.err) == notLeader
 	moved := false
 	switch {
@@ -270,6 +277,9 @@ func (u *Uplink) handleTick(s *stream, tick *gwv1.Tick) error {
 	foreign := u.access.ClusterId != tick.ClusterId || u.access.Epoch != tick.Epoch
 	missed := tick.AccessVersion > u.access.AccessVersion
 	changed := tick.Target != nil && !sameTarget(u.target, tick.Target)
+	if len(tick.Release) > 0 {
+		u.delivered = tick.Release
+	}
 	if tick.Target != nil {
 		u.target = proto.CloneOf(tick.Target)
 	}

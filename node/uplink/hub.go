@@ -22,6 +22,7 @@ const maxHubs = 32
 type route struct {
 	hub   string
 	proxy bool
+	stale bool // the hub itself is asked for what it has
 }
 
 // hubList is the hubs in the order they are tried, the current one at index at.
@@ -45,7 +46,7 @@ func (l *hubList) current() string {
 }
 
 // route returns how the current hub is used.
-func (l *hubList) route() route { return route{l.current(), l.proxy} }
+func (l *hubList) route() route { return route{hub: l.current(), proxy: l.proxy} }
 
 // lead goes to the hub that the current one names as the leader. It reports whether that is another one.
 func (l *hubList) lead(url string) bool {
@@ -142,20 +143,26 @@ func newTransport(tlsConfig *tls.Config, p pace) *http.Transport {
 const maxMessage = 16 << 20
 
 func newClient(rt http.RoundTripper, r route) gwv1connect.EdgeServiceClient {
-	if r.proxy {
-		rt = passingOn{rt}
+	switch {
+	case r.proxy:
+		rt = asking{rt, "Gw-Proxy", "allow"} // to pass calls on to the leader
+	case r.stale:
+		rt = asking{rt, "Gw-Consistency", "stale"} // for what it has, though it may not lead
 	}
 	return gwv1connect.NewEdgeServiceClient(&http.Client{Transport: rt}, r.hub, connect.WithReadMaxBytes(maxMessage))
 }
 
-// passingOn asks the hub that is called to pass calls on to the leader.
-type passingOn struct{ http.RoundTripper }
+// asking adds a header to every call.
+type asking struct {
+	http.RoundTripper
+	header, value string
+}
 
 // RoundTrip implements http.RoundTripper.
-func (p passingOn) RoundTrip(r *http.Request) (*http.Response, error) {
+func (a asking) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
-	r.Header.Set("Gw-Proxy", "allow")
-	return p.RoundTripper.RoundTrip(r)
+	r.Header.Set(a.header, a.value)
+	return a.RoundTripper.RoundTrip(r)
 }
 
 // client returns a client of the current hub under the certificate in use.

@@ -70,6 +70,8 @@ type fakeHub struct {
 	onEnrolled func(*gwv1.EnrollResponse)
 	onRenew    func() error
 	onBeat     func(serial string) error
+	onWatch    func() error
+	onFetch    func() error
 	mangle     func(*gwv1.FetchReleaseResponse) // changes what FetchRelease sends
 	cutAfter   int                              // parts after which every FetchRelease breaks off; 0: none
 	blobParts  int                              // parts with blobs that were sent
@@ -85,6 +87,7 @@ type fakeHub struct {
 	refused   int  // calls it refused for it
 	leader    string
 	passTo    *fakeHub
+	content   int // calls of those who are content with what a hub that follows has
 	hinted    int // calls that were answered by where the leader is
 	passed    int // calls that were passed on
 }
@@ -113,6 +116,9 @@ func (h *fakeHub) route(w http.ResponseWriter, r *http.Request) {
 	if elsewhere && h.passTo != nil && r.Header.Get("Gw-Proxy") == "allow" {
 		elsewhere, next = false, h.passTo.handler
 		h.passed++
+	} else if elsewhere && r.Header.Get("Gw-Consistency") == "stale" {
+		elsewhere = false
+		h.content++
 	} else if elsewhere {
 		h.hinted++
 	}
@@ -345,6 +351,14 @@ func (h *fakeHub) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *conne
 	if err != nil {
 		return err
 	}
+	h.mu.Lock()
+	if h.onWatch != nil {
+		err = h.onWatch()
+	}
+	h.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	done := make(chan struct{})
 	defer close(done)
 	h.watches <- watchCall{r, p.serial, done}
@@ -413,6 +427,12 @@ func (h *fakeHub) FetchRelease(ctx context.Context, r *gwv1.FetchReleaseRequest,
 	}
 	h.mu.Lock()
 	h.fetches++
+	if h.onFetch != nil {
+		if err := h.onFetch(); err != nil {
+			h.mu.Unlock()
+			return err
+		}
+	}
 	var base *Release
 	for i := range h.releases {
 		if len(r.BaseChecksum) > 0 && bytes.Equal(h.releases[i].Target.Checksum, r.BaseChecksum) {

@@ -157,7 +157,6 @@ func (u *Uplink) enrol(ctx context.Context) error {
 	for failed := 1; ; failed++ {
 		u.mu.Lock()
 		hub := u.hubs.current()
-		u.hubs.rotate()
 		u.mu.Unlock()
 		answer, err := u.enrolAt(ctx, transport, hub, request)
 		if err == nil {
@@ -166,7 +165,13 @@ func (u *Uplink) enrol(ctx context.Context) error {
 		if refused := enrolmentRefused(hub, err); refused != nil {
 			return refused
 		}
-		wait := u.pace.reconnect.delay(failed, random())
+		wait, told := comeAgain(err, random())
+		if !told {
+			wait = u.pace.reconnect.delay(failed, random())
+			u.mu.Lock()
+			u.hubs.rotate()
+			u.mu.Unlock()
+		}
 		u.log.Warn("could not enrol yet", "hub", hub, "error", err, "retry_in", wait.Round(time.Millisecond))
 		if !sleep(ctx, wait, nil) {
 			return ctx.Err()
@@ -283,7 +288,10 @@ func (u *Uplink) renew(ctx context.Context) error {
 			return nil
 		}
 		failed++
-		wait = u.pace.renew.delay(failed, random())
+		var told bool
+		if wait, told = comeAgain(err, random()); !told {
+			wait = u.pace.renew.delay(failed, random())
+		}
 		u.log.Warn("the certificate could not be renewed yet", "expires", id.leaf.NotAfter, "error", err, "retry_in", wait.Round(time.Millisecond))
 		if !sleep(ctx, wait, nil) {
 			return nil

@@ -162,10 +162,11 @@ type Uplink struct {
 	following  bool
 	lastHeard  time.Time
 	lastError  string
-	revoked    string       // why hubs refuse this edge for good; "": they don't
-	target     *gwv1.Target // newest told; never goes back
-	rejected   *gwv1.Target // failed to compile or probe; not fetched again until retry rises
-	retry      uint64       // the value at which rejections count, as last told
+	revoked    string                       // why hubs refuse this edge for good; "": they don't
+	target     *gwv1.Target                 // newest told; never goes back
+	delivered  []*gwv1.FetchReleaseResponse // what came with target's tick, until it is used
+	rejected   *gwv1.Target                 // failed to compile or probe; not fetched again until retry rises
+	retry      uint64                       // the value at which rejections count, as last told
 	applyError *gwv1.ApplyError
 	access     *gwv1.StoredAccess // never nil; replaced, not changed
 	sequence   uint64             // of the last heartbeat

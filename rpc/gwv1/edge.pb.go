@@ -707,6 +707,8 @@ type WatchRequest struct {
 	Epoch     uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Changes after this one are replayed.
 	AccessVersion uint64 `protobuf:"varint,4,opt,name=access_version,json=accessVersion,proto3" json:"access_version,omitempty"`
+	// The checksum of what the edge holds, 32 bytes; empty: nothing.
+	BaseChecksum  []byte `protobuf:"bytes,5,opt,name=base_checksum,json=baseChecksum,proto3" json:"base_checksum,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -767,6 +769,13 @@ func (x *WatchRequest) GetAccessVersion() uint64 {
 		return x.AccessVersion
 	}
 	return 0
+}
+
+func (x *WatchRequest) GetBaseChecksum() []byte {
+	if x != nil {
+		return x.BaseChecksum
+	}
+	return nil
 }
 
 type WatchResponse struct {
@@ -878,7 +887,10 @@ type Tick struct {
 	// Rises when an admin asks this edge to try again what it has rejected; 0: nobody has. A rejection counts only at the
 	// value at which it was made: one made at a lower value is to be forgotten. An edge that keeps its rejections over a
 	// restart keeps the value beside them.
-	Retry         uint64 `protobuf:"varint,5,opt,name=retry,proto3" json:"retry,omitempty"`
+	Retry uint64 `protobuf:"varint,5,opt,name=retry,proto3" json:"retry,omitempty"`
+	// A target that is new to the stream, if it is a small difference to what the edge was last known to hold: what
+	// FetchRelease would send. An edge that holds something else fetches.
+	Release       []*FetchReleaseResponse `protobuf:"bytes,15,rep,name=release,proto3" json:"release,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -946,6 +958,13 @@ func (x *Tick) GetRetry() uint64 {
 		return x.Retry
 	}
 	return 0
+}
+
+func (x *Tick) GetRelease() []*FetchReleaseResponse {
+	if x != nil {
+		return x.Release
+	}
+	return nil
 }
 
 type Removed struct {
@@ -1178,7 +1197,9 @@ type FetchReleaseRequest struct {
 	// The checksum of what the edge holds, 32 bytes; empty: nothing.
 	BaseChecksum []byte `protobuf:"bytes,1,opt,name=base_checksum,json=baseChecksum,proto3" json:"base_checksum,omitempty"`
 	// Digests, one after the other, of blobs that came before a transfer was cut off: they are not sent again. At most 16,384.
-	Held          []byte `protobuf:"bytes,2,opt,name=held,proto3" json:"held,omitempty"`
+	Held []byte `protobuf:"bytes,2,opt,name=held,proto3" json:"held,omitempty"`
+	// What the edge was told to run. A hub that has only an older one says so and sends nothing.
+	Target        *Target `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1223,6 +1244,13 @@ func (x *FetchReleaseRequest) GetBaseChecksum() []byte {
 func (x *FetchReleaseRequest) GetHeld() []byte {
 	if x != nil {
 		return x.Held
+	}
+	return nil
+}
+
+func (x *FetchReleaseRequest) GetTarget() *Target {
+	if x != nil {
+		return x.Target
 	}
 	return nil
 }
@@ -2581,26 +2609,28 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\x06Target\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1a\n" +
-	"\bchecksum\x18\x03 \x01(\fR\bchecksum\"\xa0\x01\n" +
+	"\bchecksum\x18\x03 \x01(\fR\bchecksum\"\xce\x01\n" +
 	"\fWatchRequest\x124\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\tsessionId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12%\n" +
-	"\x0eaccess_version\x18\x04 \x01(\x04R\raccessVersion\"\x97\x01\n" +
+	"\x0eaccess_version\x18\x04 \x01(\x04R\raccessVersion\x12,\n" +
+	"\rbase_checksum\x18\x05 \x01(\fB\a\xbaH\x04z\x02\x18 R\fbaseChecksum\"\x97\x01\n" +
 	"\rWatchResponse\x12!\n" +
 	"\x04tick\x18\x01 \x01(\v2\v.gw.v1.TickH\x00R\x04tick\x12.\n" +
 	"\x06access\x18\x02 \x01(\v2\x14.gw.v1.AccessChangesH\x00R\x06access\x12*\n" +
 	"\aremoved\x18\x03 \x01(\v2\x0e.gw.v1.RemovedH\x00R\aremovedB\a\n" +
-	"\x05event\"\x9f\x01\n" +
+	"\x05event\"\xd6\x01\n" +
 	"\x04Tick\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12%\n" +
 	"\x0eaccess_version\x18\x03 \x01(\x04R\raccessVersion\x12%\n" +
 	"\x06target\x18\x04 \x01(\v2\r.gw.v1.TargetR\x06target\x12\x14\n" +
-	"\x05retry\x18\x05 \x01(\x04R\x05retry\"\t\n" +
+	"\x05retry\x18\x05 \x01(\x04R\x05retry\x125\n" +
+	"\arelease\x18\x0f \x03(\v2\x1b.gw.v1.FetchReleaseResponseR\arelease\"\t\n" +
 	"\aRemoved\"{\n" +
 	"\rAccessChanges\x12\x14\n" +
 	"\x05reset\x18\x01 \x01(\bR\x05reset\x12-\n" +
@@ -2614,10 +2644,11 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\vdeleted_app\x18\x04 \x01(\tH\x00R\n" +
 	"deletedApp\x12'\n" +
 	"\x0echanged_secret\x18\x05 \x01(\tH\x00R\rchangedSecretB\b\n" +
-	"\x06change\"b\n" +
+	"\x06change\"\x89\x01\n" +
 	"\x13FetchReleaseRequest\x12,\n" +
 	"\rbase_checksum\x18\x01 \x01(\fB\a\xbaH\x04z\x02\x18 R\fbaseChecksum\x12\x1d\n" +
-	"\x04held\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80 R\x04held\"\xd1\x01\n" +
+	"\x04held\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80 R\x04held\x12%\n" +
+	"\x06target\x18\x03 \x01(\v2\r.gw.v1.TargetR\x06target\"\xd1\x01\n" +
 	"\x14FetchReleaseResponse\x12.\n" +
 	"\x06header\x18\x01 \x01(\v2\x14.gw.v1.ReleaseHeaderH\x00R\x06header\x121\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x13.gw.v1.ManifestPartH\x00R\bmanifest\x12'\n" +
@@ -2806,48 +2837,50 @@ var file_gw_v1_edge_proto_depIdxs = []int32{
 	13, // 10: gw.v1.WatchResponse.access:type_name -> gw.v1.AccessChanges
 	12, // 11: gw.v1.WatchResponse.removed:type_name -> gw.v1.Removed
 	8,  // 12: gw.v1.Tick.target:type_name -> gw.v1.Target
-	14, // 13: gw.v1.AccessChanges.changes:type_name -> gw.v1.AccessChange
-	17, // 14: gw.v1.FetchReleaseResponse.header:type_name -> gw.v1.ReleaseHeader
-	18, // 15: gw.v1.FetchReleaseResponse.manifest:type_name -> gw.v1.ManifestPart
-	20, // 16: gw.v1.FetchReleaseResponse.blobs:type_name -> gw.v1.BlobPart
-	22, // 17: gw.v1.FetchReleaseResponse.end:type_name -> gw.v1.ReleaseEnd
-	8,  // 18: gw.v1.ReleaseHeader.target:type_name -> gw.v1.Target
-	19, // 19: gw.v1.ManifestPart.upserts:type_name -> gw.v1.ManifestEntry
-	19, // 20: gw.v1.ManifestPart.removals:type_name -> gw.v1.ManifestEntry
-	25, // 21: gw.v1.FetchSecretsResponse.secrets:type_name -> gw.v1.SecretValue
-	39, // 22: gw.v1.ValidateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	31, // 23: gw.v1.SendPluginControlBatchRequest.payloads:type_name -> gw.v1.PluginPayload
-	32, // 24: gw.v1.SendPluginControlBatchRequest.marks:type_name -> gw.v1.PluginMark
-	36, // 25: gw.v1.SendPluginControlBatchRequest.answers:type_name -> gw.v1.DeadLetterAnswer
-	38, // 26: gw.v1.PluginPayload.metadata:type_name -> gw.v1.PluginPayload.MetadataEntry
-	34, // 27: gw.v1.SendPluginControlBatchResponse.outcomes:type_name -> gw.v1.PayloadOutcome
-	32, // 28: gw.v1.SendPluginControlBatchResponse.marks:type_name -> gw.v1.PluginMark
-	35, // 29: gw.v1.SendPluginControlBatchResponse.orders:type_name -> gw.v1.DeadLetterOrder
-	0,  // 30: gw.v1.PayloadOutcome.result:type_name -> gw.v1.PayloadResult
-	1,  // 31: gw.v1.DeadLetterOrder.action:type_name -> gw.v1.DeadLetterAction
-	2,  // 32: gw.v1.EdgeService.Enroll:input_type -> gw.v1.EnrollRequest
-	4,  // 33: gw.v1.EdgeService.RenewCertificate:input_type -> gw.v1.RenewCertificateRequest
-	6,  // 34: gw.v1.EdgeService.Heartbeat:input_type -> gw.v1.HeartbeatRequest
-	9,  // 35: gw.v1.EdgeService.Watch:input_type -> gw.v1.WatchRequest
-	15, // 36: gw.v1.EdgeService.FetchRelease:input_type -> gw.v1.FetchReleaseRequest
-	23, // 37: gw.v1.EdgeService.FetchSecrets:input_type -> gw.v1.FetchSecretsRequest
-	26, // 38: gw.v1.EdgeService.ValidateToken:input_type -> gw.v1.ValidateTokenRequest
-	30, // 39: gw.v1.EdgeService.SendPluginControlBatch:input_type -> gw.v1.SendPluginControlBatchRequest
-	28, // 40: gw.v1.EdgeService.Goodbye:input_type -> gw.v1.GoodbyeRequest
-	3,  // 41: gw.v1.EdgeService.Enroll:output_type -> gw.v1.EnrollResponse
-	5,  // 42: gw.v1.EdgeService.RenewCertificate:output_type -> gw.v1.RenewCertificateResponse
-	7,  // 43: gw.v1.EdgeService.Heartbeat:output_type -> gw.v1.HeartbeatResponse
-	10, // 44: gw.v1.EdgeService.Watch:output_type -> gw.v1.WatchResponse
-	16, // 45: gw.v1.EdgeService.FetchRelease:output_type -> gw.v1.FetchReleaseResponse
-	24, // 46: gw.v1.EdgeService.FetchSecrets:output_type -> gw.v1.FetchSecretsResponse
-	27, // 47: gw.v1.EdgeService.ValidateToken:output_type -> gw.v1.ValidateTokenResponse
-	33, // 48: gw.v1.EdgeService.SendPluginControlBatch:output_type -> gw.v1.SendPluginControlBatchResponse
-	29, // 49: gw.v1.EdgeService.Goodbye:output_type -> gw.v1.GoodbyeResponse
-	41, // [41:50] is the sub-list for method output_type
-	32, // [32:41] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	16, // 13: gw.v1.Tick.release:type_name -> gw.v1.FetchReleaseResponse
+	14, // 14: gw.v1.AccessChanges.changes:type_name -> gw.v1.AccessChange
+	8,  // 15: gw.v1.FetchReleaseRequest.target:type_name -> gw.v1.Target
+	17, // 16: gw.v1.FetchReleaseResponse.header:type_name -> gw.v1.ReleaseHeader
+	18, // 17: gw.v1.FetchReleaseResponse.manifest:type_name -> gw.v1.ManifestPart
+	20, // 18: gw.v1.FetchReleaseResponse.blobs:type_name -> gw.v1.BlobPart
+	22, // 19: gw.v1.FetchReleaseResponse.end:type_name -> gw.v1.ReleaseEnd
+	8,  // 20: gw.v1.ReleaseHeader.target:type_name -> gw.v1.Target
+	19, // 21: gw.v1.ManifestPart.upserts:type_name -> gw.v1.ManifestEntry
+	19, // 22: gw.v1.ManifestPart.removals:type_name -> gw.v1.ManifestEntry
+	25, // 23: gw.v1.FetchSecretsResponse.secrets:type_name -> gw.v1.SecretValue
+	39, // 24: gw.v1.ValidateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	31, // 25: gw.v1.SendPluginControlBatchRequest.payloads:type_name -> gw.v1.PluginPayload
+	32, // 26: gw.v1.SendPluginControlBatchRequest.marks:type_name -> gw.v1.PluginMark
+	36, // 27: gw.v1.SendPluginControlBatchRequest.answers:type_name -> gw.v1.DeadLetterAnswer
+	38, // 28: gw.v1.PluginPayload.metadata:type_name -> gw.v1.PluginPayload.MetadataEntry
+	34, // 29: gw.v1.SendPluginControlBatchResponse.outcomes:type_name -> gw.v1.PayloadOutcome
+	32, // 30: gw.v1.SendPluginControlBatchResponse.marks:type_name -> gw.v1.PluginMark
+	35, // 31: gw.v1.SendPluginControlBatchResponse.orders:type_name -> gw.v1.DeadLetterOrder
+	0,  // 32: gw.v1.PayloadOutcome.result:type_name -> gw.v1.PayloadResult
+	1,  // 33: gw.v1.DeadLetterOrder.action:type_name -> gw.v1.DeadLetterAction
+	2,  // 34: gw.v1.EdgeService.Enroll:input_type -> gw.v1.EnrollRequest
+	4,  // 35: gw.v1.EdgeService.RenewCertificate:input_type -> gw.v1.RenewCertificateRequest
+	6,  // 36: gw.v1.EdgeService.Heartbeat:input_type -> gw.v1.HeartbeatRequest
+	9,  // 37: gw.v1.EdgeService.Watch:input_type -> gw.v1.WatchRequest
+	15, // 38: gw.v1.EdgeService.FetchRelease:input_type -> gw.v1.FetchReleaseRequest
+	23, // 39: gw.v1.EdgeService.FetchSecrets:input_type -> gw.v1.FetchSecretsRequest
+	26, // 40: gw.v1.EdgeService.ValidateToken:input_type -> gw.v1.ValidateTokenRequest
+	30, // 41: gw.v1.EdgeService.SendPluginControlBatch:input_type -> gw.v1.SendPluginControlBatchRequest
+	28, // 42: gw.v1.EdgeService.Goodbye:input_type -> gw.v1.GoodbyeRequest
+	3,  // 43: gw.v1.EdgeService.Enroll:output_type -> gw.v1.EnrollResponse
+	5,  // 44: gw.v1.EdgeService.RenewCertificate:output_type -> gw.v1.RenewCertificateResponse
+	7,  // 45: gw.v1.EdgeService.Heartbeat:output_type -> gw.v1.HeartbeatResponse
+	10, // 46: gw.v1.EdgeService.Watch:output_type -> gw.v1.WatchResponse
+	16, // 47: gw.v1.EdgeService.FetchRelease:output_type -> gw.v1.FetchReleaseResponse
+	24, // 48: gw.v1.EdgeService.FetchSecrets:output_type -> gw.v1.FetchSecretsResponse
+	27, // 49: gw.v1.EdgeService.ValidateToken:output_type -> gw.v1.ValidateTokenResponse
+	33, // 50: gw.v1.EdgeService.SendPluginControlBatch:output_type -> gw.v1.SendPluginControlBatchResponse
+	29, // 51: gw.v1.EdgeService.Goodbye:output_type -> gw.v1.GoodbyeResponse
+	43, // [43:52] is the sub-list for method output_type
+	34, // [34:43] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_edge_proto_init() }

@@ -9,6 +9,7 @@ package gwv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -25,12 +26,20 @@ const (
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A stable word: "changed", "not_found", "invalid_resource", "missing_secret", "confirm_removal", "too_large",
-	// "not_leader", "not_proposed", "unknown_outcome", "already_exists", "in_use", "token_used_up", "forbidden", "frozen", …
+	// "not_leader", "overloaded", "not_proposed", "unknown_outcome", "already_exists", "in_use", "token_used_up", "forbidden",
+	// "frozen", …
 	Reason     string       `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	Violations []*Violation `protobuf:"bytes,2,rep,name=violations,proto3" json:"violations,omitempty"`
 	// With "not_leader" to an edge: where the leader is. An edge that can't reach it calls again with the header
 	// "Gw-Proxy: allow", and the hub it called forwards.
-	LeaderUrl     string `protobuf:"bytes,3,opt,name=leader_url,json=leaderUrl,proto3" json:"leader_url,omitempty"`
+	LeaderUrl string `protobuf:"bytes,3,opt,name=leader_url,json=leaderUrl,proto3" json:"leader_url,omitempty"`
+	// With "overloaded": how long to wait before the next try, at least, and how much longer, at most. Callers draw from
+	// that range evenly, so that they don't come at once again.
+	RetryAfter  *durationpb.Duration `protobuf:"bytes,4,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	RetryJitter *durationpb.Duration `protobuf:"bytes,5,opt,name=retry_jitter,json=retryJitter,proto3" json:"retry_jitter,omitempty"`
+	// With "overloaded" to FetchRelease: other hubs, which serve a release that they have when they are called with the
+	// header "Gw-Consistency: stale".
+	FetchUrls     []string `protobuf:"bytes,6,rep,name=fetch_urls,json=fetchUrls,proto3" json:"fetch_urls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -84,6 +93,27 @@ func (x *ErrorDetail) GetLeaderUrl() string {
 		return x.LeaderUrl
 	}
 	return ""
+}
+
+func (x *ErrorDetail) GetRetryAfter() *durationpb.Duration {
+	if x != nil {
+		return x.RetryAfter
+	}
+	return nil
+}
+
+func (x *ErrorDetail) GetRetryJitter() *durationpb.Duration {
+	if x != nil {
+		return x.RetryJitter
+	}
+	return nil
+}
+
+func (x *ErrorDetail) GetFetchUrls() []string {
+	if x != nil {
+		return x.FetchUrls
+	}
+	return nil
 }
 
 // Violation is one thing wrong with one field of one resource or request.
@@ -187,14 +217,19 @@ var File_gw_v1_error_proto protoreflect.FileDescriptor
 
 const file_gw_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x11gw/v1/error.proto\x12\x05gw.v1\"v\n" +
+	"\x11gw/v1/error.proto\x12\x05gw.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8f\x02\n" +
 	"\vErrorDetail\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x120\n" +
 	"\n" +
 	"violations\x18\x02 \x03(\v2\x10.gw.v1.ViolationR\n" +
 	"violations\x12\x1d\n" +
 	"\n" +
-	"leader_url\x18\x03 \x01(\tR\tleaderUrl\"\xb1\x01\n" +
+	"leader_url\x18\x03 \x01(\tR\tleaderUrl\x12:\n" +
+	"\vretry_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryAfter\x12<\n" +
+	"\fretry_jitter\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vretryJitter\x12\x1d\n" +
+	"\n" +
+	"fetch_urls\x18\x06 \x03(\tR\tfetchUrls\"\xb1\x01\n" +
 	"\tViolation\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -220,16 +255,19 @@ func file_gw_v1_error_proto_rawDescGZIP() []byte {
 
 var file_gw_v1_error_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_gw_v1_error_proto_goTypes = []any{
-	(*ErrorDetail)(nil), // 0: gw.v1.ErrorDetail
-	(*Violation)(nil),   // 1: gw.v1.Violation
+	(*ErrorDetail)(nil),         // 0: gw.v1.ErrorDetail
+	(*Violation)(nil),           // 1: gw.v1.Violation
+	(*durationpb.Duration)(nil), // 2: google.protobuf.Duration
 }
 var file_gw_v1_error_proto_depIdxs = []int32{
 	1, // 0: gw.v1.ErrorDetail.violations:type_name -> gw.v1.Violation
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	2, // 1: gw.v1.ErrorDetail.retry_after:type_name -> google.protobuf.Duration
+	2, // 2: gw.v1.ErrorDetail.retry_jitter:type_name -> google.protobuf.Duration
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_error_proto_init() }

@@ -1,0 +1,55 @@
+package uplink
+
+import (
+	"time"
+
+	"gw/rpc/gwv1"
+)
+
+// overloaded is a hub's word for more edges at once than it lets in.
+const overloaded = "overloaded"
+
+// Bounds on how long a hub may send an edge away.
+const (
+	maxRetryAfter  = time.Minute
+	maxRetryJitter = 5 * time.Minute
+)
+
+// comeAgain returns how long to wait before the next call, if a hub has refused one because too many edges came at once:
+// at least what the hub says, and a part, r in [0, 1), of the time over which it wants those it has refused to spread.
+// Such a hub is well: there is no reason to try another one.
+func comeAgain(err error, r float64) (wait time.Duration, told bool) {
+	d := detailOf(err)
+	if d.GetReason() != overloaded {
+		return 0, false
+	}
+	after := min(max(d.GetRetryAfter().AsDuration(), 0), maxRetryAfter)
+	jitter := min(max(d.GetRetryJitter().AsDuration(), time.Second), maxRetryJitter)
+	return after + time.Duration(r*float64(jitter)), true
+}
+
+// fetchURLs returns the hubs that serve releases in place of one that has too many edges at once.
+func fetchURLs(err error) (urls []string) {
+	d := detailOf(err)
+	if d.GetReason() != overloaded {
+		return nil
+	}
+	for _, u := range d.FetchUrls {
+		if checkHubURL(u) == nil {
+			urls = append(urls, u)
+		}
+	}
+	return urls
+}
+
+// takeDelivered returns the parts of the target that came with its tick, once; nil if none did.
+func (u *Uplink) takeDelivered() []*gwv1.FetchReleaseResponse {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	parts := u.delivered
+	u.delivered = nil
+	if len(parts) == 0 || !sameTarget(parts[0].GetHeader().GetTarget(), u.target) {
+		return nil
+	}
+	return parts
+}
