@@ -15,8 +15,8 @@ func TestAHubGivesBackWhatItHoldsInVain(t *testing.T) {
 		"a password was hashed":       {heap{live: 6 << 20, objects: 26 << 20, cycles: 11}, true},
 		"given back by nobody":        {heap{live: 6 << 20, objects: 6 << 20, free: 5 << 20, cycles: 11}, true},
 		"little":                      {heap{live: 6 << 20, objects: 8 << 20, free: 1 << 20, cycles: 11}, false},
-		"a quarter of much is enough": {heap{live: 400 << 20, objects: 501 << 20, cycles: 10}, true},
-		"less than a quarter of much": {heap{live: 400 << 20, objects: 499 << 20, cycles: 10}, false},
+		"an eighth of much is enough": {heap{live: 400 << 20, objects: 451 << 20, cycles: 10}, true},
+		"less than an eighth of much": {heap{live: 400 << 20, objects: 449 << 20, cycles: 10}, false},
 		"busy":                        {heap{live: 6 << 20, objects: 26 << 20, cycles: 13}, false},
 		"between two measures":        {heap{live: 7 << 20, objects: 6 << 20, cycles: 10}, false},
 	} {
