@@ -240,17 +240,17 @@ func (y *relay) there(w http.ResponseWriter, r *http.Request, p procedure, body 
 		return untouched, errors.New("this hub reaches no other")
 	}
 	c := &passage{procedure: p, address: address, principal: principal, end: answered}
-	ctx, cancel := context.WithCancelCause(r.Context())
+	waiting, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	late := time.AfterFunc(connectTime, func() { cancel(errNotReached) })
 	defer late.Stop()
 	var watch sync.WaitGroup
-	watch.Go(func() { y.watchLeader(ctx, address, cancel) })
+	watch.Go(func() { y.watchLeader(waiting, address, cancel) })
 	defer func() {
 		cancel(nil)
 		watch.Wait()
 	}()
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
+	ctx := httptrace.WithClientTrace(waiting, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
 		late.Stop()
 		c.sent.Store(true)
 	}})
