@@ -32,7 +32,9 @@ func TestImportsPointOneWay(t *testing.T) {
 			return strings.HasPrefix(path, "gw/node/") && room(path) != room(from)
 		}},
 		{"nobody but main imports node", func(path string) bool { return path != "gw" }, true, func(_, path string) bool { return path == "gw/node" }},
-		{"the edge never meets the hub", under("gw/node/gateway", "gw/node/edgestore", "gw/node/uplink"), false, to("gw/raftstore", "gw/ui")},
+		{"plugins are run by pluginhost alone", not(under("gw/node/pluginhost", "gw/edgeplugin")), true, to("github.com/hashicorp/go-plugin")},
+		{"what authors build on knows no room", under("gw/edgeplugin"), false, to("gw/node", "gw/raftstore", "gw/ui", "gw/rpc", "connectrpc.com")},
+		{"the edge never meets the hub", under("gw/node/gateway", "gw/node/edgestore", "gw/node/uplink", "gw/node/pluginhost"), false, to("gw/raftstore", "gw/ui")},
 		{"what crosses the wire knows no room", under("gw/rpc/"), false, to("gw/raftstore", "gw/node", "gw/ui")},
 		{"the state is free of I/O", under("gw/raftstore/state"), false, to("net/http", "os/exec", "database/sql", "github.com/hashicorp/raft")},
 		{"dialects are free of I/O", under("gw/node/gateway/llm"), false, to("net/http", "os/exec", "database/sql")},
