@@ -71,7 +71,7 @@ func (p *process) launch() (inst *instance, err error) {
 		AutoMTLS:         true,
 		SkipHostEnv:      true,
 		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.host.dir},
-		StartTimeout:     p.host.pace.Start,
+		StartTimeout:     2 * p.host.pace.Start, // the context below ends before
 		Logger:           hclog.NewNullLogger(),
 		Stderr:           p.output.stream("stderr"),
 		SyncStdout:       p.output.stream("stdout"),
@@ -96,7 +96,7 @@ func (p *process) launch() (inst *instance, err error) {
 func (p *process) initialize(ctx context.Context, inst *instance) error {
 	protocol, err := inst.conn.Client()
 	if err != nil {
-		return startFailure(err, inst)
+		return startFailure(ctx, err, inst)
 	}
 	raw, err := protocol.Dispense(edgeplugin.PluginName)
 	if err != nil {
@@ -133,7 +133,10 @@ func (p *process) initialize(ctx context.Context, inst *instance) error {
 }
 
 // startFailure says why a process did not get as far as speaking.
-func startFailure(err error, inst *instance) error {
+func startFailure(ctx context.Context, err error, inst *instance) error {
+	if ctx.Err() != nil {
+		return errors.New("it did not say in time that it is a plugin of gw")
+	}
 	if !inst.runner.started.Load() {
 		return err
 	}
@@ -141,13 +144,12 @@ func startFailure(err error, inst *instance) error {
 	defer t.Stop()
 	select {
 	case <-inst.runner.exited:
-		if inst.runner.killed.Load() {
-			return err
+		if !inst.runner.cut() {
+			return fmt.Errorf("its process ended before it answered: %s", inst.runner.outcome())
 		}
-		return fmt.Errorf("its process ended before it answered: %s", inst.runner.outcome())
 	case <-t.C:
-		return err
 	}
+	return err
 }
 
 func said(what string, err error) error {

@@ -382,7 +382,7 @@ func TestPluginsThatCantStart(t *testing.T) {
 		{"no program", text, "exec format error"},
 		{"exits", named(t, "exits"), "exit status 3"},
 		{"wrong version", named(t, "wrongversion"), "99"},
-		{"mute", named(t, "mute"), "timeout while waiting for plugin to start"},
+		{"mute", named(t, "mute"), "did not say in time that it is a plugin"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHost(t, Config{Pace: pace})

@@ -125,6 +125,12 @@ func (r *groupRunner) signalGroup() {
 	}
 }
 
+// cut reports whether gw ended the process, now that it has ended.
+func (r *groupRunner) cut() bool {
+	status, ok := r.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return r.killed.Load() && ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
 // outcome says how the process ended.
 func (r *groupRunner) outcome() string {
 	select {
