@@ -221,12 +221,22 @@ func matches(e *gwv1.Edge, r *gwv1.ListEdgesRequest) bool {
 	if r.Connection != 0 && e.Connection != r.Connection || r.Sync != 0 && e.Sync != r.Sync {
 		return false
 	}
+	for k, v := range r.Labels {
+		if has, ok := e.Labels[k]; !ok || has != v {
+			return false
+		}
+	}
 	query := strings.ToLower(r.Query)
 	if query == "" || strings.Contains(strings.ToLower(e.Id), query) || strings.Contains(strings.ToLower(e.RemoteAddress), query) {
 		return true
 	}
 	for _, v := range e.Metadata {
 		if strings.Contains(strings.ToLower(v), query) {
+			return true
+		}
+	}
+	for k, v := range e.Labels {
+		if strings.Contains(strings.ToLower(k+"="+v), query) {
 			return true
 		}
 	}

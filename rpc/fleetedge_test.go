@@ -239,6 +239,22 @@ func TestLabelsOfAnEdgeAreSetAndShown(t *testing.T) {
 	must(t, err)
 	a, err := h.hub.Fleet.SetEdgeLabels(h.as(RoleAdmin), &gwv1.SetEdgeLabelsRequest{Id: "e1", Set: map[string]string{"zone": "b"}, Remove: []string{"tier"}})
 	must(t, err)
+	h.enroll("default", "e2").beat(t, h.target("default"))
+	for name, c := range map[string]struct {
+		r    *gwv1.ListEdgesRequest
+		want uint32
+	}{
+		"the label":     {&gwv1.ListEdgesRequest{Labels: map[string]string{"zone": "b"}}, 1},
+		"another value": {&gwv1.ListEdgesRequest{Labels: map[string]string{"zone": "a"}}, 0},
+		"one it hasn't": {&gwv1.ListEdgesRequest{Labels: map[string]string{"zone": "b", "tier": ""}}, 0},
+		"as text":       {&gwv1.ListEdgesRequest{Query: "ZONE=b"}, 1},
+	} {
+		list, err := h.hub.Fleet.ListEdges(h.as(RoleViewer), c.r)
+		must(t, err)
+		if list.Total != c.want || list.Summary.Edges != 2 {
+			t.Errorf("%s: %d of %d edges, want %d of 2", name, list.Total, list.Summary.Edges, c.want)
+		}
+	}
 	if fmt.Sprint(a.Labels) != "map[zone:b]" || fmt.Sprint(h.edgeShown("e1").Edge.Labels) != "map[zone:b]" {
 		t.Errorf("labels %v, shown %v", a.Labels, h.edgeShown("e1").Edge.Labels)
 	}

@@ -36,12 +36,13 @@ gw edges revoke edge-1`
 
 // EdgesShow is "gw edges [ID]".
 type EdgesShow struct {
-	ID         string `arg:"" name:"id" optional:"" help:"Edge to show in full."`
-	Namespace  string `short:"n" help:"Only of this namespace."`
-	Query      string `short:"q" help:"Only with this in the ID, an address or a metadata value."`
-	Connection string `enum:",connected,stale,disconnected" default:"" placeholder:"STATE" help:"Only connected, stale or disconnected ones."`
-	Sync       string `enum:",in_sync,pending,stale,unknown" default:"" placeholder:"STATE" help:"Only in_sync, pending, stale or unknown ones."`
-	Sort       string `placeholder:"KEY" help:"id, namespace, connection, sync, version or heartbeat; with - before it, backwards."`
+	ID         string            `arg:"" name:"id" optional:"" help:"Edge to show in full."`
+	Namespace  string            `short:"n" help:"Only of this namespace."`
+	Query      string            `short:"q" help:"Only with this in the ID, an address, a metadata value or a label."`
+	Label      map[string]string `short:"l" placeholder:"KEY=VALUE" help:"Only with this label."`
+	Connection string            `enum:",connected,stale,disconnected" default:"" placeholder:"STATE" help:"Only connected, stale or disconnected ones."`
+	Sync       string            `enum:",in_sync,pending,stale,unknown" default:"" placeholder:"STATE" help:"Only in_sync, pending, stale or unknown ones."`
+	Sort       string            `placeholder:"KEY" help:"id, namespace, connection, sync, version or heartbeat; with - before it, backwards."`
 	Stale
 	Output
 	Hub Connection `embed:""`
@@ -53,6 +54,7 @@ func (*EdgesShow) Examples() string {
 gw edges
 gw edges edge-1
 gw edges -n staging --connection disconnected
+gw edges -l zone=eu -l tier=1
 gw edges -o json | jq -r '.[] | select(.sync != "in_sync").id'`
 }
 
@@ -63,7 +65,7 @@ func (e *EdgesShow) Run(ctx context.Context, c *Context) error {
 		return err
 	}
 	if e.ID != "" {
-		if e.Namespace+e.Query+e.Connection+e.Sync+e.Sort != "" {
+		if e.Namespace+e.Query+e.Connection+e.Sync+e.Sort != "" || len(e.Label) > 0 {
 			return usageError("an ID names one edge, so there is nothing to select or sort")
 		}
 		res, err := h.fleet.GetEdge(ctx, &gwv1.GetEdgeRequest{Id: e.ID})
@@ -75,7 +77,7 @@ func (e *EdgesShow) Run(ctx context.Context, c *Context) error {
 		}
 		return showEdge(c, res)
 	}
-	req := &gwv1.ListEdgesRequest{Namespace: e.Namespace, Query: e.Query, Sort: e.Sort}
+	req := &gwv1.ListEdgesRequest{Namespace: e.Namespace, Query: e.Query, Sort: e.Sort, Labels: e.Label}
 	req.Connection = gwv1.Connection(enumOf(gwv1.Connection(0).Descriptor(), e.Connection))
 	req.Sync = gwv1.Sync(enumOf(gwv1.Sync(0).Descriptor(), e.Sync))
 	edges, err := h.listEdges(ctx, req)
@@ -83,7 +85,7 @@ func (e *EdgesShow) Run(ctx context.Context, c *Context) error {
 		return err
 	}
 	none := "No edge is registered yet. Get one's command line with: gw join-token create"
-	if e.Namespace+e.Query+e.Connection+e.Sync != "" {
+	if e.Namespace+e.Query+e.Connection+e.Sync != "" || len(e.Label) > 0 {
 		none = "No edge matches."
 	}
 	t := &table{headings: []string{"EDGE", "NAMESPACE", "CONNECTION", "SYNC", "HEALTH", "RELEASE", "VERSION", "HEARTBEAT", "WHY"}}

@@ -1126,7 +1126,7 @@ type ListEdgesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: every namespace.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Part of an ID, an address or a metadata value.
+	// Part of an ID, an address, a metadata value or a label ("zone=eu").
 	Query      string     `protobuf:"bytes,2,opt,name=query,proto3" json:"query,omitempty"`
 	Connection Connection `protobuf:"varint,3,opt,name=connection,proto3,enum=gw.v1.Connection" json:"connection,omitempty"`
 	Sync       Sync       `protobuf:"varint,4,opt,name=sync,proto3,enum=gw.v1.Sync" json:"sync,omitempty"`
@@ -1135,7 +1135,9 @@ type ListEdgesRequest struct {
 	// 1 to 1,000; 0 means 100.
 	PageSize uint32 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Edges to pass over.
-	Offset        uint32 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
+	Offset uint32 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Labels it must have, with these values.
+	Labels        map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1217,6 +1219,13 @@ func (x *ListEdgesRequest) GetOffset() uint32 {
 		return x.Offset
 	}
 	return 0
+}
+
+func (x *ListEdgesRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 type ListEdgesResponse struct {
@@ -2170,7 +2179,7 @@ const file_gw_v1_fleet_proto_rawDesc = "" +
 	"\x05field\x18\x05 \x01(\tR\x05field\x12\x12\n" +
 	"\x04code\x18\x06 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\a \x01(\tR\amessage\x12*\n" +
-	"\x02at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x80\x02\n" +
+	"\x02at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x82\x03\n" +
 	"\x10ListEdgesRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1e\n" +
 	"\x05query\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05query\x121\n" +
@@ -2180,7 +2189,11 @@ const file_gw_v1_fleet_proto_rawDesc = "" +
 	"\x04sync\x18\x04 \x01(\x0e2\v.gw.v1.SyncR\x04sync\x12\x1b\n" +
 	"\x04sort\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18 R\x04sort\x12%\n" +
 	"\tpage_size\x18\x06 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\bpageSize\x12\x16\n" +
-	"\x06offset\x18\a \x01(\rR\x06offset\"{\n" +
+	"\x06offset\x18\a \x01(\rR\x06offset\x12E\n" +
+	"\x06labels\x18\b \x03(\v2#.gw.v1.ListEdgesRequest.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"{\n" +
 	"\x11ListEdgesResponse\x12!\n" +
 	"\x05edges\x18\x01 \x03(\v2\v.gw.v1.EdgeR\x05edges\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\rR\x05total\x12-\n" +
@@ -2310,7 +2323,7 @@ func file_gw_v1_fleet_proto_rawDescGZIP() []byte {
 }
 
 var file_gw_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_gw_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_gw_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_gw_v1_fleet_proto_goTypes = []any{
 	(Connection)(0),                // 0: gw.v1.Connection
 	(Sync)(0),                      // 1: gw.v1.Sync
@@ -2340,63 +2353,65 @@ var file_gw_v1_fleet_proto_goTypes = []any{
 	(*Namespace)(nil),              // 25: gw.v1.Namespace
 	nil,                            // 26: gw.v1.Edge.LabelsEntry
 	nil,                            // 27: gw.v1.Edge.MetadataEntry
-	nil,                            // 28: gw.v1.SetEdgeLabelsRequest.SetEntry
-	nil,                            // 29: gw.v1.SetEdgeLabelsResponse.LabelsEntry
-	(*timestamppb.Timestamp)(nil),  // 30: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 31: google.protobuf.Duration
+	nil,                            // 28: gw.v1.ListEdgesRequest.LabelsEntry
+	nil,                            // 29: gw.v1.SetEdgeLabelsRequest.SetEntry
+	nil,                            // 30: gw.v1.SetEdgeLabelsResponse.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 32: google.protobuf.Duration
 }
 var file_gw_v1_fleet_proto_depIdxs = []int32{
 	0,  // 0: gw.v1.Edge.connection:type_name -> gw.v1.Connection
 	1,  // 1: gw.v1.Edge.sync:type_name -> gw.v1.Sync
 	2,  // 2: gw.v1.Edge.health:type_name -> gw.v1.Health
-	30, // 3: gw.v1.Edge.last_heartbeat:type_name -> google.protobuf.Timestamp
+	31, // 3: gw.v1.Edge.last_heartbeat:type_name -> google.protobuf.Timestamp
 	26, // 4: gw.v1.Edge.labels:type_name -> gw.v1.Edge.LabelsEntry
 	27, // 5: gw.v1.Edge.metadata:type_name -> gw.v1.Edge.MetadataEntry
-	30, // 6: gw.v1.Edge.first_seen:type_name -> google.protobuf.Timestamp
-	30, // 7: gw.v1.Edge.started_at:type_name -> google.protobuf.Timestamp
-	30, // 8: gw.v1.Edge.certificate_not_after:type_name -> google.protobuf.Timestamp
+	31, // 6: gw.v1.Edge.first_seen:type_name -> google.protobuf.Timestamp
+	31, // 7: gw.v1.Edge.started_at:type_name -> google.protobuf.Timestamp
+	31, // 8: gw.v1.Edge.certificate_not_after:type_name -> google.protobuf.Timestamp
 	9,  // 9: gw.v1.Edge.apply_error:type_name -> gw.v1.ApplyError
-	30, // 10: gw.v1.Edge.revoked_at:type_name -> google.protobuf.Timestamp
+	31, // 10: gw.v1.Edge.revoked_at:type_name -> google.protobuf.Timestamp
 	5,  // 11: gw.v1.Activity.vitals:type_name -> gw.v1.Vitals
 	7,  // 12: gw.v1.Activity.rates:type_name -> gw.v1.Rates
-	31, // 13: gw.v1.Rates.window:type_name -> google.protobuf.Duration
-	31, // 14: gw.v1.Rates.p50:type_name -> google.protobuf.Duration
-	31, // 15: gw.v1.Rates.p95:type_name -> google.protobuf.Duration
-	31, // 16: gw.v1.Rates.p99:type_name -> google.protobuf.Duration
-	30, // 17: gw.v1.EdgeEvent.at:type_name -> google.protobuf.Timestamp
+	32, // 13: gw.v1.Rates.window:type_name -> google.protobuf.Duration
+	32, // 14: gw.v1.Rates.p50:type_name -> google.protobuf.Duration
+	32, // 15: gw.v1.Rates.p95:type_name -> google.protobuf.Duration
+	32, // 16: gw.v1.Rates.p99:type_name -> google.protobuf.Duration
+	31, // 17: gw.v1.EdgeEvent.at:type_name -> google.protobuf.Timestamp
 	3,  // 18: gw.v1.EdgeEvent.kind:type_name -> gw.v1.EdgeEventKind
-	30, // 19: gw.v1.ApplyError.at:type_name -> google.protobuf.Timestamp
+	31, // 19: gw.v1.ApplyError.at:type_name -> google.protobuf.Timestamp
 	0,  // 20: gw.v1.ListEdgesRequest.connection:type_name -> gw.v1.Connection
 	1,  // 21: gw.v1.ListEdgesRequest.sync:type_name -> gw.v1.Sync
-	4,  // 22: gw.v1.ListEdgesResponse.edges:type_name -> gw.v1.Edge
-	12, // 23: gw.v1.ListEdgesResponse.summary:type_name -> gw.v1.FleetSummary
-	30, // 24: gw.v1.FleetSummary.newest_push_at:type_name -> google.protobuf.Timestamp
-	4,  // 25: gw.v1.GetEdgeResponse.edge:type_name -> gw.v1.Edge
-	6,  // 26: gw.v1.GetEdgeResponse.activity:type_name -> gw.v1.Activity
-	8,  // 27: gw.v1.GetEdgeResponse.events:type_name -> gw.v1.EdgeEvent
-	30, // 28: gw.v1.GetEdgeResponse.listening_since:type_name -> google.protobuf.Timestamp
-	28, // 29: gw.v1.SetEdgeLabelsRequest.set:type_name -> gw.v1.SetEdgeLabelsRequest.SetEntry
-	29, // 30: gw.v1.SetEdgeLabelsResponse.labels:type_name -> gw.v1.SetEdgeLabelsResponse.LabelsEntry
-	25, // 31: gw.v1.ListNamespacesResponse.namespaces:type_name -> gw.v1.Namespace
-	10, // 32: gw.v1.FleetService.ListEdges:input_type -> gw.v1.ListEdgesRequest
-	13, // 33: gw.v1.FleetService.GetEdge:input_type -> gw.v1.GetEdgeRequest
-	21, // 34: gw.v1.FleetService.RemoveEdge:input_type -> gw.v1.RemoveEdgeRequest
-	15, // 35: gw.v1.FleetService.RevokeEdge:input_type -> gw.v1.RevokeEdgeRequest
-	17, // 36: gw.v1.FleetService.RetryEdge:input_type -> gw.v1.RetryEdgeRequest
-	19, // 37: gw.v1.FleetService.SetEdgeLabels:input_type -> gw.v1.SetEdgeLabelsRequest
-	23, // 38: gw.v1.FleetService.ListNamespaces:input_type -> gw.v1.ListNamespacesRequest
-	11, // 39: gw.v1.FleetService.ListEdges:output_type -> gw.v1.ListEdgesResponse
-	14, // 40: gw.v1.FleetService.GetEdge:output_type -> gw.v1.GetEdgeResponse
-	22, // 41: gw.v1.FleetService.RemoveEdge:output_type -> gw.v1.RemoveEdgeResponse
-	16, // 42: gw.v1.FleetService.RevokeEdge:output_type -> gw.v1.RevokeEdgeResponse
-	18, // 43: gw.v1.FleetService.RetryEdge:output_type -> gw.v1.RetryEdgeResponse
-	20, // 44: gw.v1.FleetService.SetEdgeLabels:output_type -> gw.v1.SetEdgeLabelsResponse
-	24, // 45: gw.v1.FleetService.ListNamespaces:output_type -> gw.v1.ListNamespacesResponse
-	39, // [39:46] is the sub-list for method output_type
-	32, // [32:39] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	28, // 22: gw.v1.ListEdgesRequest.labels:type_name -> gw.v1.ListEdgesRequest.LabelsEntry
+	4,  // 23: gw.v1.ListEdgesResponse.edges:type_name -> gw.v1.Edge
+	12, // 24: gw.v1.ListEdgesResponse.summary:type_name -> gw.v1.FleetSummary
+	31, // 25: gw.v1.FleetSummary.newest_push_at:type_name -> google.protobuf.Timestamp
+	4,  // 26: gw.v1.GetEdgeResponse.edge:type_name -> gw.v1.Edge
+	6,  // 27: gw.v1.GetEdgeResponse.activity:type_name -> gw.v1.Activity
+	8,  // 28: gw.v1.GetEdgeResponse.events:type_name -> gw.v1.EdgeEvent
+	31, // 29: gw.v1.GetEdgeResponse.listening_since:type_name -> google.protobuf.Timestamp
+	29, // 30: gw.v1.SetEdgeLabelsRequest.set:type_name -> gw.v1.SetEdgeLabelsRequest.SetEntry
+	30, // 31: gw.v1.SetEdgeLabelsResponse.labels:type_name -> gw.v1.SetEdgeLabelsResponse.LabelsEntry
+	25, // 32: gw.v1.ListNamespacesResponse.namespaces:type_name -> gw.v1.Namespace
+	10, // 33: gw.v1.FleetService.ListEdges:input_type -> gw.v1.ListEdgesRequest
+	13, // 34: gw.v1.FleetService.GetEdge:input_type -> gw.v1.GetEdgeRequest
+	21, // 35: gw.v1.FleetService.RemoveEdge:input_type -> gw.v1.RemoveEdgeRequest
+	15, // 36: gw.v1.FleetService.RevokeEdge:input_type -> gw.v1.RevokeEdgeRequest
+	17, // 37: gw.v1.FleetService.RetryEdge:input_type -> gw.v1.RetryEdgeRequest
+	19, // 38: gw.v1.FleetService.SetEdgeLabels:input_type -> gw.v1.SetEdgeLabelsRequest
+	23, // 39: gw.v1.FleetService.ListNamespaces:input_type -> gw.v1.ListNamespacesRequest
+	11, // 40: gw.v1.FleetService.ListEdges:output_type -> gw.v1.ListEdgesResponse
+	14, // 41: gw.v1.FleetService.GetEdge:output_type -> gw.v1.GetEdgeResponse
+	22, // 42: gw.v1.FleetService.RemoveEdge:output_type -> gw.v1.RemoveEdgeResponse
+	16, // 43: gw.v1.FleetService.RevokeEdge:output_type -> gw.v1.RevokeEdgeResponse
+	18, // 44: gw.v1.FleetService.RetryEdge:output_type -> gw.v1.RetryEdgeResponse
+	20, // 45: gw.v1.FleetService.SetEdgeLabels:output_type -> gw.v1.SetEdgeLabelsResponse
+	24, // 46: gw.v1.FleetService.ListNamespaces:output_type -> gw.v1.ListNamespacesResponse
+	40, // [40:47] is the sub-list for method output_type
+	33, // [33:40] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_fleet_proto_init() }
@@ -2410,7 +2425,7 @@ func file_gw_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_fleet_proto_rawDesc), len(file_gw_v1_fleet_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
