@@ -23,8 +23,9 @@ type view struct {
 
 // seen is one edge of a view.
 type seen struct {
-	shown *gwv1.Edge
-	rates *fleet.Rates // nil: it doesn't say
+	shown  *gwv1.Edge
+	rates  *fleet.Rates // nil: it doesn't say
+	schema uint32       // the highest schema level it knows; 0: it has not said
 }
 
 // counts is how many edges a namespace has.
@@ -105,9 +106,12 @@ func (c *classifier) classify(r *gwv1.EdgeRecord, l *fleet.Live, id string) seen
 	e := fleet.Classify(fleet.Facts{Record: r, Live: l, Revoked: c.revoked(r, l, id), Target: w.target, Expected: w.expected,
 		Now: c.now, LeaderSince: c.leaderSince, Interval: c.interval, Following: c.following})
 	e.Id = id
-	s := seen{shown: e}
+	s := seen{shown: e, schema: r.GetSchemaLevel()}
 	if l != nil && e.Connection == gwv1.Connection_CONNECTION_CONNECTED {
 		s.rates = l.Rates
+	}
+	if l != nil && l.Heartbeat != nil {
+		s.schema = l.Heartbeat.SchemaLevel
 	}
 	return s
 }

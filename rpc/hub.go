@@ -18,6 +18,7 @@ import (
 	"gw/raftstore"
 	"gw/rpc/gwv1"
 	"gw/rpc/identity"
+	"gw/rpc/resource"
 )
 
 const (
@@ -134,6 +135,7 @@ func NewHub(c HubConfig) (*Hub, error) {
 		address: c.Address, version: c.Version, clusterKey: c.ClusterKey, peerTransport: c.PeerTransport,
 		dialHub: c.DialHub, diskFree: c.DiskFree, membership: c.Membership, procedures: procedures(),
 		plugins: c.Plugins,
+		newer:   resource.NewerThan,
 	}
 	k.delivery = newDelivery(k)
 	var err error
@@ -158,6 +160,7 @@ type core struct {
 	fleet   *fleet.Fleet
 	sealer  *identity.Sealer
 	compile func(ctx context.Context, namespace string, resources iter.Seq[*gwv1.ResourceRecord]) error
+	newer   func(schemaLevel uint32, kind, name string, spec []byte) ([]resource.Newer, error) // as resource.NewerThan
 	hubURLs func() []string
 	now     func() time.Time
 	ticker  func(d time.Duration) (ticks <-chan time.Time, stop func())

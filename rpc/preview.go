@@ -37,7 +37,8 @@ func (s *ReleaseServer) PreviewPush(ctx context.Context, r *gwv1.PreviewPushRequ
 	if answer.Problems, err = problems(s.check(ctx, p)); err != nil {
 		return nil, err
 	}
-	shown, budget := s.viewFleet(st).counts(), maxPreview
+	fleet, budget := s.viewFleet(st), maxPreview
+	shown := fleet.counts()
 	for _, n := range p.namespaces {
 		c := shown[n.name]
 		answer.Namespaces = append(answer.Namespaces, &gwv1.NamespacePreview{
@@ -47,9 +48,11 @@ func (s *ReleaseServer) PreviewPush(ctx context.Context, r *gwv1.PreviewPushRequ
 			SizeBytes: n.size, MaxSizeBytes: MaxConfiguration,
 			Edges: c.edges, ConnectedEdges: c.connected,
 		})
+		shown := answer.Namespaces[len(answer.Namespaces)-1]
 		if n.source != nil {
-			answer.Namespaces[len(answer.Namespaces)-1].Source = n.source.Number
+			shown.Source = n.source.Number
 		}
+		shown.TooOldEdges, shown.TooOld = s.tooOld(p, n, fleet)
 	}
 	return answer, nil
 }

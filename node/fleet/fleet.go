@@ -75,6 +75,7 @@ type registered struct {
 	version, build, checksum, serial string
 	epoch, release, lineage          uint64
 	notAfter                         int64
+	schema                           uint32
 	failure                          failure
 }
 
@@ -187,7 +188,7 @@ func registryPart(r *gwv1.HeartbeatRequest, c Certificate) registered {
 	return registered{
 		version: r.Version, build: r.Build, checksum: string(r.LoadedChecksum), serial: c.Serial,
 		epoch: r.LoadedEpoch, release: r.LoadedRelease, notAfter: c.NotAfter.UnixNano(), lineage: c.Lineage,
-		failure: failurePart(r.ApplyError),
+		schema: r.SchemaLevel, failure: failurePart(r.ApplyError),
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 
 // Drain returns at most limit records of edges of which something changed that the registry keeps, and forgets that it
 // changed; the order is that of their IDs. Only what edges themselves tell is set: ID, namespace, version, build,
-// certificate, what is loaded, and what could not be; whoever records it adds the rest. What can't be recorded is given back with MarkDirty.
+// schema level, certificate, what is loaded, and what could not be; whoever records it adds the rest. What can't be recorded is given back with MarkDirty.
 func (f *Fleet) Drain(limit int) []*gwv1.EdgeRecord {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -34,7 +34,7 @@ func (e *edge) record(id string) *gwv1.EdgeRecord {
 	kept := &gwv1.EdgeRecord{
 		Id: id, Namespace: e.namespace, Version: r.version, Build: r.build,
 		CertificateSerial: r.serial, CertificateNotAfter: r.notAfter, Lineage: r.lineage,
-		LoadedEpoch: r.epoch, LoadedRelease: r.release, LoadedChecksum: []byte(r.checksum),
+		LoadedEpoch: r.epoch, LoadedRelease: r.release, LoadedChecksum: []byte(r.checksum), SchemaLevel: r.schema,
 	}
 	if f := r.failure; f != (failure{}) {
 		kept.Failure = &gwv1.LoadFailure{Epoch: f.epoch, Release: f.release, Code: f.code, Kind: f.kind, Name: f.name,

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"gw/rpc/gwv1"
+	"gw/rpc/resource"
 )
 
 // Bounds on the interval a hub may ask for.
@@ -56,7 +57,7 @@ func (u *Uplink) heartbeat(ctx context.Context, cred *credentials) (*gwv1.Heartb
 	request := &gwv1.HeartbeatRequest{
 		SessionId: u.session, Version: clip(u.c.Version, 128), Build: clip(u.c.Build, 128), StartedAt: u.startedAt,
 		LoadedEpoch: loaded.Epoch, LoadedRelease: loaded.Number, LoadedChecksum: loaded.Checksum[:],
-		Health: gwv1.Health_HEALTH_OK, Metadata: u.c.Metadata,
+		Health: gwv1.Health_HEALTH_OK, Metadata: u.c.Metadata, SchemaLevel: resource.SchemaLevel,
 	}
 	if u.c.Health != nil {
 		h := u.c.Health()

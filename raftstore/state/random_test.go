@@ -84,7 +84,9 @@ func (h *history) resources(s *State, c *gwv1.Command) {
 		case 0, 1:
 			e.Delete, e.Spec, e.Digest = true, nil, nil
 		case 2:
-			e.Secrets = []string{h.name()}
+			secret := h.name() // the spec says which: equal specs name equal secrets
+			e.Secrets, e.Spec = []string{secret}, []byte("secret "+secret)
+			d = resource.DigestOf(kind, name, e.Spec)
 		case 3:
 			e.Labels = map[string]string{"a": h.name(), "b": "x", "c": "y"}
 		case 4:
@@ -198,7 +200,7 @@ func (h *history) secrets(s *State, c *gwv1.Command) {
 
 func (h *history) edges(s *State, c *gwv1.Command) {
 	e := &gwv1.EdgeRecord{
-		Id: h.pick("e1", "e2", "e3", "e4"), Namespace: h.namespace(), Version: h.pick("1", "2"),
+		Id: h.pick("e1", "e2", "e3", "e4"), Namespace: h.namespace(), Version: h.pick("1", "2"), SchemaLevel: uint32(h.rng.IntN(3)),
 		CertificateSerial: h.id("serial"), CertificateNotAfter: h.now + h.rng.Int64N(int64(time.Hour)),
 	}
 	if t, ok := s.Target(e.Namespace); ok {

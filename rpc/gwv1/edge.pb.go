@@ -407,6 +407,8 @@ type HeartbeatRequest struct {
 	Metadata      map[string]string `protobuf:"bytes,13,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Where it serves: "http://10.0.0.5:8080".
 	Addresses []string `protobuf:"bytes,14,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// The highest level of resources that this binary knows, as in schema.proto; 0: it doesn't say.
+	SchemaLevel uint32 `protobuf:"varint,15,opt,name=schema_level,json=schemaLevel,proto3" json:"schema_level,omitempty"`
 	// What the process is doing. Absent: it doesn't say.
 	Vitals *Vitals `protobuf:"bytes,16,opt,name=vitals,proto3" json:"vitals,omitempty"`
 	// Its plugins, and what they have in the spool.
@@ -542,6 +544,13 @@ func (x *HeartbeatRequest) GetAddresses() []string {
 		return x.Addresses
 	}
 	return nil
+}
+
+func (x *HeartbeatRequest) GetSchemaLevel() uint32 {
+	if x != nil {
+		return x.SchemaLevel
+	}
+	return 0
 }
 
 func (x *HeartbeatRequest) GetVitals() *Vitals {
@@ -2575,7 +2584,7 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\xbaH\az\x05\x10\x01\x18\x80@R\x03csr\"c\n" +
 	"\x18RenewCertificateResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12%\n" +
-	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\"\xf1\x06\n" +
+	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\"\x94\a\n" +
 	"\x10HeartbeatRequest\x124\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\tsessionId\x12\x1a\n" +
@@ -2594,7 +2603,8 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\vapply_error\x18\f \x01(\v2\x11.gw.v1.ApplyErrorR\n" +
 	"applyError\x12Z\n" +
 	"\bmetadata\x18\r \x03(\v2%.gw.v1.HeartbeatRequest.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\bmetadata\x12-\n" +
-	"\taddresses\x18\x0e \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\b\"\x05r\x03\x18\x80\x02R\taddresses\x12%\n" +
+	"\taddresses\x18\x0e \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\b\"\x05r\x03\x18\x80\x02R\taddresses\x12!\n" +
+	"\fschema_level\x18\x0f \x01(\rR\vschemaLevel\x12%\n" +
 	"\x06vitals\x18\x10 \x01(\v2\r.gw.v1.VitalsR\x06vitals\x129\n" +
 	"\aplugins\x18\x19 \x03(\v2\x14.gw.v1.PluginProcessB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\aplugins\x125\n" +
 	"\x06queues\x18\x1a \x03(\v2\x12.gw.v1.PluginQueueB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x06queues\x1a;\n" +

@@ -4194,7 +4194,9 @@ type EdgeRecord struct {
 	// Stamp of the newest RetryEdgeRecord; 0: none.
 	Retry uint64 `protobuf:"varint,14,opt,name=retry,proto3" json:"retry,omitempty"`
 	// Why it could not load a release, while it can't.
-	Failure       *LoadFailure `protobuf:"bytes,30,opt,name=failure,proto3" json:"failure,omitempty"`
+	Failure *LoadFailure `protobuf:"bytes,30,opt,name=failure,proto3" json:"failure,omitempty"`
+	// The highest level of resources that it knows; 0: it has not said.
+	SchemaLevel   uint32 `protobuf:"varint,31,opt,name=schema_level,json=schemaLevel,proto3" json:"schema_level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4332,6 +4334,13 @@ func (x *EdgeRecord) GetFailure() *LoadFailure {
 		return x.Failure
 	}
 	return nil
+}
+
+func (x *EdgeRecord) GetSchemaLevel() uint32 {
+	if x != nil {
+		return x.SchemaLevel
+	}
+	return 0
 }
 
 // LoadFailure is what the registry keeps of an ApplyError.
@@ -6731,7 +6740,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x04made\x18\v \x01(\x04R\x04made\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcd\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf0\x04\n" +
 	"\n" +
 	"EdgeRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
@@ -6750,7 +6759,8 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\tephemeral\x18\f \x01(\bR\tephemeral\x12\x18\n" +
 	"\alineage\x18\r \x01(\x04R\alineage\x12\x14\n" +
 	"\x05retry\x18\x0e \x01(\x04R\x05retry\x12,\n" +
-	"\afailure\x18\x1e \x01(\v2\x12.gw.v1.LoadFailureR\afailure\x1a9\n" +
+	"\afailure\x18\x1e \x01(\v2\x12.gw.v1.LoadFailureR\afailure\x12!\n" +
+	"\fschema_level\x18\x1f \x01(\rR\vschemaLevel\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x01\n" +

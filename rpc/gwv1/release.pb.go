@@ -279,7 +279,11 @@ type NamespacePreview struct {
 	Edges          uint32 `protobuf:"varint,8,opt,name=edges,proto3" json:"edges,omitempty"`
 	ConnectedEdges uint32 `protobuf:"varint,9,opt,name=connected_edges,json=connectedEdges,proto3" json:"connected_edges,omitempty"`
 	// The release whose content a rollback brings back; 0: what is saved is released.
-	Source        uint64 `protobuf:"varint,10,opt,name=source,proto3" json:"source,omitempty"`
+	Source uint64 `protobuf:"varint,10,opt,name=source,proto3" json:"source,omitempty"`
+	// Edges of the namespace that are too old for what would be released: they can't load it and keep what they run.
+	TooOldEdges uint32 `protobuf:"varint,11,opt,name=too_old_edges,json=tooOldEdges,proto3" json:"too_old_edges,omitempty"`
+	// What they are too old for, the most edges first; at most 20.
+	TooOld        []*TooOld `protobuf:"bytes,12,rep,name=too_old,json=tooOld,proto3" json:"too_old,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +388,126 @@ func (x *NamespacePreview) GetSource() uint64 {
 	return 0
 }
 
+func (x *NamespacePreview) GetTooOldEdges() uint32 {
+	if x != nil {
+		return x.TooOldEdges
+	}
+	return 0
+}
+
+func (x *NamespacePreview) GetTooOld() []*TooOld {
+	if x != nil {
+		return x.TooOld
+	}
+	return nil
+}
+
+// TooOld is one kind, field or enum value that some edges don't know.
+type TooOld struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first resource that uses it, and where: "spec.upstreams[0].url", or "kind" if the kind itself is unknown.
+	Kind  string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name  string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Field string `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
+	// What is unknown: "gw.v1.Upstream.url", say.
+	Element string `protobuf:"bytes,4,opt,name=element,proto3" json:"element,omitempty"`
+	// Resources that use it.
+	Resources uint32 `protobuf:"varint,5,opt,name=resources,proto3" json:"resources,omitempty"`
+	// Edges that don't know it, and the IDs of some, sorted.
+	Edges   uint32   `protobuf:"varint,6,opt,name=edges,proto3" json:"edges,omitempty"`
+	EdgeIds []string `protobuf:"bytes,7,rep,name=edge_ids,json=edgeIds,proto3" json:"edge_ids,omitempty"`
+	// A sentence: "2 edges are too old for API/orders spec.upstreams[0].url".
+	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TooOld) Reset() {
+	*x = TooOld{}
+	mi := &file_gw_v1_release_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TooOld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TooOld) ProtoMessage() {}
+
+func (x *TooOld) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_release_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TooOld.ProtoReflect.Descriptor instead.
+func (*TooOld) Descriptor() ([]byte, []int) {
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TooOld) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *TooOld) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TooOld) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *TooOld) GetElement() string {
+	if x != nil {
+		return x.Element
+	}
+	return ""
+}
+
+func (x *TooOld) GetResources() uint32 {
+	if x != nil {
+		return x.Resources
+	}
+	return 0
+}
+
+func (x *TooOld) GetEdges() uint32 {
+	if x != nil {
+		return x.Edges
+	}
+	return 0
+}
+
+func (x *TooOld) GetEdgeIds() []string {
+	if x != nil {
+		return x.EdgeIds
+	}
+	return nil
+}
+
+func (x *TooOld) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type ResourceChange struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Kind   string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -400,7 +524,7 @@ type ResourceChange struct {
 
 func (x *ResourceChange) Reset() {
 	*x = ResourceChange{}
-	mi := &file_gw_v1_release_proto_msgTypes[4]
+	mi := &file_gw_v1_release_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +536,7 @@ func (x *ResourceChange) String() string {
 func (*ResourceChange) ProtoMessage() {}
 
 func (x *ResourceChange) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[4]
+	mi := &file_gw_v1_release_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +549,7 @@ func (x *ResourceChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceChange.ProtoReflect.Descriptor instead.
 func (*ResourceChange) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{4}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ResourceChange) GetKind() string {
@@ -484,7 +608,7 @@ type FieldChange struct {
 
 func (x *FieldChange) Reset() {
 	*x = FieldChange{}
-	mi := &file_gw_v1_release_proto_msgTypes[5]
+	mi := &file_gw_v1_release_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +620,7 @@ func (x *FieldChange) String() string {
 func (*FieldChange) ProtoMessage() {}
 
 func (x *FieldChange) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[5]
+	mi := &file_gw_v1_release_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +633,7 @@ func (x *FieldChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldChange.ProtoReflect.Descriptor instead.
 func (*FieldChange) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{5}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FieldChange) GetPath() string {
@@ -550,7 +674,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[6]
+	mi := &file_gw_v1_release_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +686,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[6]
+	mi := &file_gw_v1_release_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +699,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{6}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PushRequest) GetScope() *Scope {
@@ -631,7 +755,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[7]
+	mi := &file_gw_v1_release_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +767,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[7]
+	mi := &file_gw_v1_release_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +780,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{7}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RollbackRequest) GetScope() *Scope {
@@ -712,7 +836,7 @@ type PushResponse struct {
 
 func (x *PushResponse) Reset() {
 	*x = PushResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[8]
+	mi := &file_gw_v1_release_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +848,7 @@ func (x *PushResponse) String() string {
 func (*PushResponse) ProtoMessage() {}
 
 func (x *PushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[8]
+	mi := &file_gw_v1_release_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +861,7 @@ func (x *PushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResponse.ProtoReflect.Descriptor instead.
 func (*PushResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{8}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PushResponse) GetNumber() uint64 {
@@ -770,7 +894,7 @@ type PushedNamespace struct {
 
 func (x *PushedNamespace) Reset() {
 	*x = PushedNamespace{}
-	mi := &file_gw_v1_release_proto_msgTypes[9]
+	mi := &file_gw_v1_release_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +906,7 @@ func (x *PushedNamespace) String() string {
 func (*PushedNamespace) ProtoMessage() {}
 
 func (x *PushedNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[9]
+	mi := &file_gw_v1_release_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +919,7 @@ func (x *PushedNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushedNamespace.ProtoReflect.Descriptor instead.
 func (*PushedNamespace) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{9}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PushedNamespace) GetNamespace() string {
@@ -856,7 +980,7 @@ type WatchPushRequest struct {
 
 func (x *WatchPushRequest) Reset() {
 	*x = WatchPushRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[10]
+	mi := &file_gw_v1_release_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -868,7 +992,7 @@ func (x *WatchPushRequest) String() string {
 func (*WatchPushRequest) ProtoMessage() {}
 
 func (x *WatchPushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[10]
+	mi := &file_gw_v1_release_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -881,7 +1005,7 @@ func (x *WatchPushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPushRequest.ProtoReflect.Descriptor instead.
 func (*WatchPushRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{10}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchPushRequest) GetNumber() uint64 {
@@ -910,7 +1034,7 @@ type WatchPushResponse struct {
 
 func (x *WatchPushResponse) Reset() {
 	*x = WatchPushResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[11]
+	mi := &file_gw_v1_release_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1046,7 @@ func (x *WatchPushResponse) String() string {
 func (*WatchPushResponse) ProtoMessage() {}
 
 func (x *WatchPushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[11]
+	mi := &file_gw_v1_release_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1059,7 @@ func (x *WatchPushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPushResponse.ProtoReflect.Descriptor instead.
 func (*WatchPushResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{11}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchPushResponse) GetNumber() uint64 {
@@ -1004,7 +1128,7 @@ type PushFailure struct {
 
 func (x *PushFailure) Reset() {
 	*x = PushFailure{}
-	mi := &file_gw_v1_release_proto_msgTypes[12]
+	mi := &file_gw_v1_release_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1140,7 @@ func (x *PushFailure) String() string {
 func (*PushFailure) ProtoMessage() {}
 
 func (x *PushFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[12]
+	mi := &file_gw_v1_release_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1153,7 @@ func (x *PushFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushFailure.ProtoReflect.Descriptor instead.
 func (*PushFailure) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{12}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PushFailure) GetEdge() string {
@@ -1058,7 +1182,7 @@ type ListReleasesRequest struct {
 
 func (x *ListReleasesRequest) Reset() {
 	*x = ListReleasesRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[13]
+	mi := &file_gw_v1_release_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1194,7 @@ func (x *ListReleasesRequest) String() string {
 func (*ListReleasesRequest) ProtoMessage() {}
 
 func (x *ListReleasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[13]
+	mi := &file_gw_v1_release_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1207,7 @@ func (x *ListReleasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReleasesRequest.ProtoReflect.Descriptor instead.
 func (*ListReleasesRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{13}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListReleasesRequest) GetNamespace() string {
@@ -1109,7 +1233,7 @@ type ListReleasesResponse struct {
 
 func (x *ListReleasesResponse) Reset() {
 	*x = ListReleasesResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[14]
+	mi := &file_gw_v1_release_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1245,7 @@ func (x *ListReleasesResponse) String() string {
 func (*ListReleasesResponse) ProtoMessage() {}
 
 func (x *ListReleasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[14]
+	mi := &file_gw_v1_release_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1258,7 @@ func (x *ListReleasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReleasesResponse.ProtoReflect.Descriptor instead.
 func (*ListReleasesResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{14}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListReleasesResponse) GetReleases() []*Release {
@@ -1163,7 +1287,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_gw_v1_release_proto_msgTypes[15]
+	mi := &file_gw_v1_release_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1299,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[15]
+	mi := &file_gw_v1_release_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1312,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{15}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Release) GetNamespace() string {
@@ -1273,7 +1397,7 @@ type ListPushesRequest struct {
 
 func (x *ListPushesRequest) Reset() {
 	*x = ListPushesRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[16]
+	mi := &file_gw_v1_release_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1409,7 @@ func (x *ListPushesRequest) String() string {
 func (*ListPushesRequest) ProtoMessage() {}
 
 func (x *ListPushesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[16]
+	mi := &file_gw_v1_release_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1422,7 @@ func (x *ListPushesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPushesRequest.ProtoReflect.Descriptor instead.
 func (*ListPushesRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{16}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListPushesRequest) GetNamespace() string {
@@ -1324,7 +1448,7 @@ type ListPushesResponse struct {
 
 func (x *ListPushesResponse) Reset() {
 	*x = ListPushesResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[17]
+	mi := &file_gw_v1_release_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1460,7 @@ func (x *ListPushesResponse) String() string {
 func (*ListPushesResponse) ProtoMessage() {}
 
 func (x *ListPushesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[17]
+	mi := &file_gw_v1_release_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1473,7 @@ func (x *ListPushesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPushesResponse.ProtoReflect.Descriptor instead.
 func (*ListPushesResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{17}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListPushesResponse) GetPushes() []*PushSummary {
@@ -1381,7 +1505,7 @@ type PushSummary struct {
 
 func (x *PushSummary) Reset() {
 	*x = PushSummary{}
-	mi := &file_gw_v1_release_proto_msgTypes[18]
+	mi := &file_gw_v1_release_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1517,7 @@ func (x *PushSummary) String() string {
 func (*PushSummary) ProtoMessage() {}
 
 func (x *PushSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[18]
+	mi := &file_gw_v1_release_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1530,7 @@ func (x *PushSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushSummary.ProtoReflect.Descriptor instead.
 func (*PushSummary) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{18}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PushSummary) GetNumber() uint64 {
@@ -1492,7 +1616,7 @@ type GetPushRequest struct {
 
 func (x *GetPushRequest) Reset() {
 	*x = GetPushRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[19]
+	mi := &file_gw_v1_release_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1628,7 @@ func (x *GetPushRequest) String() string {
 func (*GetPushRequest) ProtoMessage() {}
 
 func (x *GetPushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[19]
+	mi := &file_gw_v1_release_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1641,7 @@ func (x *GetPushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPushRequest.ProtoReflect.Descriptor instead.
 func (*GetPushRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{19}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetPushRequest) GetNumber() uint64 {
@@ -1553,7 +1677,7 @@ type GetPushResponse struct {
 
 func (x *GetPushResponse) Reset() {
 	*x = GetPushResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[20]
+	mi := &file_gw_v1_release_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1689,7 @@ func (x *GetPushResponse) String() string {
 func (*GetPushResponse) ProtoMessage() {}
 
 func (x *GetPushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[20]
+	mi := &file_gw_v1_release_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1702,7 @@ func (x *GetPushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPushResponse.ProtoReflect.Descriptor instead.
 func (*GetPushResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{20}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetPushResponse) GetPush() *PushSummary {
@@ -1619,7 +1743,7 @@ type PushedEdge struct {
 
 func (x *PushedEdge) Reset() {
 	*x = PushedEdge{}
-	mi := &file_gw_v1_release_proto_msgTypes[21]
+	mi := &file_gw_v1_release_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1755,7 @@ func (x *PushedEdge) String() string {
 func (*PushedEdge) ProtoMessage() {}
 
 func (x *PushedEdge) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[21]
+	mi := &file_gw_v1_release_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1768,7 @@ func (x *PushedEdge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushedEdge.ProtoReflect.Descriptor instead.
 func (*PushedEdge) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{21}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PushedEdge) GetEdge() string {
@@ -1702,7 +1826,7 @@ type DiffReleasesRequest struct {
 
 func (x *DiffReleasesRequest) Reset() {
 	*x = DiffReleasesRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[22]
+	mi := &file_gw_v1_release_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1838,7 @@ func (x *DiffReleasesRequest) String() string {
 func (*DiffReleasesRequest) ProtoMessage() {}
 
 func (x *DiffReleasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[22]
+	mi := &file_gw_v1_release_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1851,7 @@ func (x *DiffReleasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffReleasesRequest.ProtoReflect.Descriptor instead.
 func (*DiffReleasesRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{22}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DiffReleasesRequest) GetNamespace() string {
@@ -1765,7 +1889,7 @@ type DiffReleasesResponse struct {
 
 func (x *DiffReleasesResponse) Reset() {
 	*x = DiffReleasesResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[23]
+	mi := &file_gw_v1_release_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +1901,7 @@ func (x *DiffReleasesResponse) String() string {
 func (*DiffReleasesResponse) ProtoMessage() {}
 
 func (x *DiffReleasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[23]
+	mi := &file_gw_v1_release_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +1914,7 @@ func (x *DiffReleasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffReleasesResponse.ProtoReflect.Descriptor instead.
 func (*DiffReleasesResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{23}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DiffReleasesResponse) GetChanges() []*ResourceChange {
@@ -1833,7 +1957,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[24]
+	mi := &file_gw_v1_release_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +1969,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[24]
+	mi := &file_gw_v1_release_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +1982,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{24}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FreezeRequest) GetScope() *Scope {
@@ -1883,7 +2007,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[25]
+	mi := &file_gw_v1_release_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2019,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[25]
+	mi := &file_gw_v1_release_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2032,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{25}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{26}
 }
 
 type UnfreezeRequest struct {
@@ -1921,7 +2045,7 @@ type UnfreezeRequest struct {
 
 func (x *UnfreezeRequest) Reset() {
 	*x = UnfreezeRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[26]
+	mi := &file_gw_v1_release_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2057,7 @@ func (x *UnfreezeRequest) String() string {
 func (*UnfreezeRequest) ProtoMessage() {}
 
 func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[26]
+	mi := &file_gw_v1_release_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2070,7 @@ func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeRequest.ProtoReflect.Descriptor instead.
 func (*UnfreezeRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{26}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UnfreezeRequest) GetScope() *Scope {
@@ -1964,7 +2088,7 @@ type UnfreezeResponse struct {
 
 func (x *UnfreezeResponse) Reset() {
 	*x = UnfreezeResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[27]
+	mi := &file_gw_v1_release_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2100,7 @@ func (x *UnfreezeResponse) String() string {
 func (*UnfreezeResponse) ProtoMessage() {}
 
 func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[27]
+	mi := &file_gw_v1_release_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2113,7 @@ func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezeResponse.ProtoReflect.Descriptor instead.
 func (*UnfreezeResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{27}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{28}
 }
 
 type ListFreezesRequest struct {
@@ -2000,7 +2124,7 @@ type ListFreezesRequest struct {
 
 func (x *ListFreezesRequest) Reset() {
 	*x = ListFreezesRequest{}
-	mi := &file_gw_v1_release_proto_msgTypes[28]
+	mi := &file_gw_v1_release_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2136,7 @@ func (x *ListFreezesRequest) String() string {
 func (*ListFreezesRequest) ProtoMessage() {}
 
 func (x *ListFreezesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[28]
+	mi := &file_gw_v1_release_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2149,7 @@ func (x *ListFreezesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFreezesRequest.ProtoReflect.Descriptor instead.
 func (*ListFreezesRequest) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{28}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{29}
 }
 
 type ListFreezesResponse struct {
@@ -2037,7 +2161,7 @@ type ListFreezesResponse struct {
 
 func (x *ListFreezesResponse) Reset() {
 	*x = ListFreezesResponse{}
-	mi := &file_gw_v1_release_proto_msgTypes[29]
+	mi := &file_gw_v1_release_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2173,7 @@ func (x *ListFreezesResponse) String() string {
 func (*ListFreezesResponse) ProtoMessage() {}
 
 func (x *ListFreezesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[29]
+	mi := &file_gw_v1_release_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2186,7 @@ func (x *ListFreezesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFreezesResponse.ProtoReflect.Descriptor instead.
 func (*ListFreezesResponse) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{29}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListFreezesResponse) GetFreezes() []*PushFreeze {
@@ -2086,7 +2210,7 @@ type PushFreeze struct {
 
 func (x *PushFreeze) Reset() {
 	*x = PushFreeze{}
-	mi := &file_gw_v1_release_proto_msgTypes[30]
+	mi := &file_gw_v1_release_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2222,7 @@ func (x *PushFreeze) String() string {
 func (*PushFreeze) ProtoMessage() {}
 
 func (x *PushFreeze) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_release_proto_msgTypes[30]
+	mi := &file_gw_v1_release_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2235,7 @@ func (x *PushFreeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushFreeze.ProtoReflect.Descriptor instead.
 func (*PushFreeze) Descriptor() ([]byte, []int) {
-	return file_gw_v1_release_proto_rawDescGZIP(), []int{30}
+	return file_gw_v1_release_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PushFreeze) GetNamespace() string {
@@ -2162,7 +2286,7 @@ const file_gw_v1_release_proto_rawDesc = "" +
 	"namespaces\x18\x02 \x03(\v2\x17.gw.v1.NamespacePreviewR\n" +
 	"namespaces\x12\x1a\n" +
 	"\bproblems\x18\x03 \x03(\tR\bproblems\x12+\n" +
-	"\afreezes\x18\x04 \x03(\v2\x11.gw.v1.PushFreezeR\afreezes\"\xf1\x02\n" +
+	"\afreezes\x18\x04 \x03(\v2\x11.gw.v1.PushFreezeR\afreezes\"\xbd\x03\n" +
 	"\x10NamespacePreview\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\arelease\x18\x02 \x01(\x04R\arelease\x12+\n" +
@@ -2175,7 +2299,18 @@ const file_gw_v1_release_proto_rawDesc = "" +
 	"\x05edges\x18\b \x01(\rR\x05edges\x12'\n" +
 	"\x0fconnected_edges\x18\t \x01(\rR\x0econnectedEdges\x12\x16\n" +
 	"\x06source\x18\n" +
-	" \x01(\x04R\x06source\"\xeb\x01\n" +
+	" \x01(\x04R\x06source\x12\"\n" +
+	"\rtoo_old_edges\x18\v \x01(\rR\vtooOldEdges\x12&\n" +
+	"\atoo_old\x18\f \x03(\v2\r.gw.v1.TooOldR\x06tooOld\"\xc7\x01\n" +
+	"\x06TooOld\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05field\x18\x03 \x01(\tR\x05field\x12\x18\n" +
+	"\aelement\x18\x04 \x01(\tR\aelement\x12\x1c\n" +
+	"\tresources\x18\x05 \x01(\rR\tresources\x12\x14\n" +
+	"\x05edges\x18\x06 \x01(\rR\x05edges\x12\x19\n" +
+	"\bedge_ids\x18\a \x03(\tR\aedgeIds\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\xeb\x01\n" +
 	"\x0eResourceChange\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
@@ -2353,104 +2488,106 @@ func file_gw_v1_release_proto_rawDescGZIP() []byte {
 }
 
 var file_gw_v1_release_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_gw_v1_release_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_gw_v1_release_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_gw_v1_release_proto_goTypes = []any{
 	(EdgeOutcome)(0),              // 0: gw.v1.EdgeOutcome
 	(*Scope)(nil),                 // 1: gw.v1.Scope
 	(*PreviewPushRequest)(nil),    // 2: gw.v1.PreviewPushRequest
 	(*PreviewPushResponse)(nil),   // 3: gw.v1.PreviewPushResponse
 	(*NamespacePreview)(nil),      // 4: gw.v1.NamespacePreview
-	(*ResourceChange)(nil),        // 5: gw.v1.ResourceChange
-	(*FieldChange)(nil),           // 6: gw.v1.FieldChange
-	(*PushRequest)(nil),           // 7: gw.v1.PushRequest
-	(*RollbackRequest)(nil),       // 8: gw.v1.RollbackRequest
-	(*PushResponse)(nil),          // 9: gw.v1.PushResponse
-	(*PushedNamespace)(nil),       // 10: gw.v1.PushedNamespace
-	(*WatchPushRequest)(nil),      // 11: gw.v1.WatchPushRequest
-	(*WatchPushResponse)(nil),     // 12: gw.v1.WatchPushResponse
-	(*PushFailure)(nil),           // 13: gw.v1.PushFailure
-	(*ListReleasesRequest)(nil),   // 14: gw.v1.ListReleasesRequest
-	(*ListReleasesResponse)(nil),  // 15: gw.v1.ListReleasesResponse
-	(*Release)(nil),               // 16: gw.v1.Release
-	(*ListPushesRequest)(nil),     // 17: gw.v1.ListPushesRequest
-	(*ListPushesResponse)(nil),    // 18: gw.v1.ListPushesResponse
-	(*PushSummary)(nil),           // 19: gw.v1.PushSummary
-	(*GetPushRequest)(nil),        // 20: gw.v1.GetPushRequest
-	(*GetPushResponse)(nil),       // 21: gw.v1.GetPushResponse
-	(*PushedEdge)(nil),            // 22: gw.v1.PushedEdge
-	(*DiffReleasesRequest)(nil),   // 23: gw.v1.DiffReleasesRequest
-	(*DiffReleasesResponse)(nil),  // 24: gw.v1.DiffReleasesResponse
-	(*FreezeRequest)(nil),         // 25: gw.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 26: gw.v1.FreezeResponse
-	(*UnfreezeRequest)(nil),       // 27: gw.v1.UnfreezeRequest
-	(*UnfreezeResponse)(nil),      // 28: gw.v1.UnfreezeResponse
-	(*ListFreezesRequest)(nil),    // 29: gw.v1.ListFreezesRequest
-	(*ListFreezesResponse)(nil),   // 30: gw.v1.ListFreezesResponse
-	(*PushFreeze)(nil),            // 31: gw.v1.PushFreeze
-	(Change)(0),                   // 32: gw.v1.Change
-	(*structpb.Struct)(nil),       // 33: google.protobuf.Struct
-	(*structpb.Value)(nil),        // 34: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(*ApplyError)(nil),            // 36: gw.v1.ApplyError
+	(*TooOld)(nil),                // 5: gw.v1.TooOld
+	(*ResourceChange)(nil),        // 6: gw.v1.ResourceChange
+	(*FieldChange)(nil),           // 7: gw.v1.FieldChange
+	(*PushRequest)(nil),           // 8: gw.v1.PushRequest
+	(*RollbackRequest)(nil),       // 9: gw.v1.RollbackRequest
+	(*PushResponse)(nil),          // 10: gw.v1.PushResponse
+	(*PushedNamespace)(nil),       // 11: gw.v1.PushedNamespace
+	(*WatchPushRequest)(nil),      // 12: gw.v1.WatchPushRequest
+	(*WatchPushResponse)(nil),     // 13: gw.v1.WatchPushResponse
+	(*PushFailure)(nil),           // 14: gw.v1.PushFailure
+	(*ListReleasesRequest)(nil),   // 15: gw.v1.ListReleasesRequest
+	(*ListReleasesResponse)(nil),  // 16: gw.v1.ListReleasesResponse
+	(*Release)(nil),               // 17: gw.v1.Release
+	(*ListPushesRequest)(nil),     // 18: gw.v1.ListPushesRequest
+	(*ListPushesResponse)(nil),    // 19: gw.v1.ListPushesResponse
+	(*PushSummary)(nil),           // 20: gw.v1.PushSummary
+	(*GetPushRequest)(nil),        // 21: gw.v1.GetPushRequest
+	(*GetPushResponse)(nil),       // 22: gw.v1.GetPushResponse
+	(*PushedEdge)(nil),            // 23: gw.v1.PushedEdge
+	(*DiffReleasesRequest)(nil),   // 24: gw.v1.DiffReleasesRequest
+	(*DiffReleasesResponse)(nil),  // 25: gw.v1.DiffReleasesResponse
+	(*FreezeRequest)(nil),         // 26: gw.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 27: gw.v1.FreezeResponse
+	(*UnfreezeRequest)(nil),       // 28: gw.v1.UnfreezeRequest
+	(*UnfreezeResponse)(nil),      // 29: gw.v1.UnfreezeResponse
+	(*ListFreezesRequest)(nil),    // 30: gw.v1.ListFreezesRequest
+	(*ListFreezesResponse)(nil),   // 31: gw.v1.ListFreezesResponse
+	(*PushFreeze)(nil),            // 32: gw.v1.PushFreeze
+	(Change)(0),                   // 33: gw.v1.Change
+	(*structpb.Struct)(nil),       // 34: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 35: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
+	(*ApplyError)(nil),            // 37: gw.v1.ApplyError
 }
 var file_gw_v1_release_proto_depIdxs = []int32{
 	1,  // 0: gw.v1.PreviewPushRequest.scope:type_name -> gw.v1.Scope
 	4,  // 1: gw.v1.PreviewPushResponse.namespaces:type_name -> gw.v1.NamespacePreview
-	31, // 2: gw.v1.PreviewPushResponse.freezes:type_name -> gw.v1.PushFreeze
-	5,  // 3: gw.v1.NamespacePreview.changes:type_name -> gw.v1.ResourceChange
-	32, // 4: gw.v1.ResourceChange.change:type_name -> gw.v1.Change
-	33, // 5: gw.v1.ResourceChange.before:type_name -> google.protobuf.Struct
-	33, // 6: gw.v1.ResourceChange.after:type_name -> google.protobuf.Struct
-	6,  // 7: gw.v1.ResourceChange.fields:type_name -> gw.v1.FieldChange
-	34, // 8: gw.v1.FieldChange.before:type_name -> google.protobuf.Value
-	34, // 9: gw.v1.FieldChange.after:type_name -> google.protobuf.Value
-	1,  // 10: gw.v1.PushRequest.scope:type_name -> gw.v1.Scope
-	1,  // 11: gw.v1.RollbackRequest.scope:type_name -> gw.v1.Scope
-	10, // 12: gw.v1.PushResponse.namespaces:type_name -> gw.v1.PushedNamespace
-	13, // 13: gw.v1.WatchPushResponse.failures:type_name -> gw.v1.PushFailure
-	16, // 14: gw.v1.ListReleasesResponse.releases:type_name -> gw.v1.Release
-	35, // 15: gw.v1.Release.created_at:type_name -> google.protobuf.Timestamp
-	19, // 16: gw.v1.ListPushesResponse.pushes:type_name -> gw.v1.PushSummary
-	35, // 17: gw.v1.PushSummary.created_at:type_name -> google.protobuf.Timestamp
-	10, // 18: gw.v1.PushSummary.namespaces:type_name -> gw.v1.PushedNamespace
-	12, // 19: gw.v1.PushSummary.progress:type_name -> gw.v1.WatchPushResponse
-	19, // 20: gw.v1.GetPushResponse.push:type_name -> gw.v1.PushSummary
-	22, // 21: gw.v1.GetPushResponse.edges:type_name -> gw.v1.PushedEdge
-	0,  // 22: gw.v1.PushedEdge.outcome:type_name -> gw.v1.EdgeOutcome
-	35, // 23: gw.v1.PushedEdge.at:type_name -> google.protobuf.Timestamp
-	36, // 24: gw.v1.PushedEdge.error:type_name -> gw.v1.ApplyError
-	5,  // 25: gw.v1.DiffReleasesResponse.changes:type_name -> gw.v1.ResourceChange
-	1,  // 26: gw.v1.FreezeRequest.scope:type_name -> gw.v1.Scope
-	1,  // 27: gw.v1.UnfreezeRequest.scope:type_name -> gw.v1.Scope
-	31, // 28: gw.v1.ListFreezesResponse.freezes:type_name -> gw.v1.PushFreeze
-	35, // 29: gw.v1.PushFreeze.at:type_name -> google.protobuf.Timestamp
-	2,  // 30: gw.v1.ReleaseService.PreviewPush:input_type -> gw.v1.PreviewPushRequest
-	7,  // 31: gw.v1.ReleaseService.Push:input_type -> gw.v1.PushRequest
-	11, // 32: gw.v1.ReleaseService.WatchPush:input_type -> gw.v1.WatchPushRequest
-	14, // 33: gw.v1.ReleaseService.ListReleases:input_type -> gw.v1.ListReleasesRequest
-	8,  // 34: gw.v1.ReleaseService.Rollback:input_type -> gw.v1.RollbackRequest
-	17, // 35: gw.v1.ReleaseService.ListPushes:input_type -> gw.v1.ListPushesRequest
-	20, // 36: gw.v1.ReleaseService.GetPush:input_type -> gw.v1.GetPushRequest
-	23, // 37: gw.v1.ReleaseService.DiffReleases:input_type -> gw.v1.DiffReleasesRequest
-	25, // 38: gw.v1.ReleaseService.Freeze:input_type -> gw.v1.FreezeRequest
-	27, // 39: gw.v1.ReleaseService.Unfreeze:input_type -> gw.v1.UnfreezeRequest
-	29, // 40: gw.v1.ReleaseService.ListFreezes:input_type -> gw.v1.ListFreezesRequest
-	3,  // 41: gw.v1.ReleaseService.PreviewPush:output_type -> gw.v1.PreviewPushResponse
-	9,  // 42: gw.v1.ReleaseService.Push:output_type -> gw.v1.PushResponse
-	12, // 43: gw.v1.ReleaseService.WatchPush:output_type -> gw.v1.WatchPushResponse
-	15, // 44: gw.v1.ReleaseService.ListReleases:output_type -> gw.v1.ListReleasesResponse
-	9,  // 45: gw.v1.ReleaseService.Rollback:output_type -> gw.v1.PushResponse
-	18, // 46: gw.v1.ReleaseService.ListPushes:output_type -> gw.v1.ListPushesResponse
-	21, // 47: gw.v1.ReleaseService.GetPush:output_type -> gw.v1.GetPushResponse
-	24, // 48: gw.v1.ReleaseService.DiffReleases:output_type -> gw.v1.DiffReleasesResponse
-	26, // 49: gw.v1.ReleaseService.Freeze:output_type -> gw.v1.FreezeResponse
-	28, // 50: gw.v1.ReleaseService.Unfreeze:output_type -> gw.v1.UnfreezeResponse
-	30, // 51: gw.v1.ReleaseService.ListFreezes:output_type -> gw.v1.ListFreezesResponse
-	41, // [41:52] is the sub-list for method output_type
-	30, // [30:41] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	32, // 2: gw.v1.PreviewPushResponse.freezes:type_name -> gw.v1.PushFreeze
+	6,  // 3: gw.v1.NamespacePreview.changes:type_name -> gw.v1.ResourceChange
+	5,  // 4: gw.v1.NamespacePreview.too_old:type_name -> gw.v1.TooOld
+	33, // 5: gw.v1.ResourceChange.change:type_name -> gw.v1.Change
+	34, // 6: gw.v1.ResourceChange.before:type_name -> google.protobuf.Struct
+	34, // 7: gw.v1.ResourceChange.after:type_name -> google.protobuf.Struct
+	7,  // 8: gw.v1.ResourceChange.fields:type_name -> gw.v1.FieldChange
+	35, // 9: gw.v1.FieldChange.before:type_name -> google.protobuf.Value
+	35, // 10: gw.v1.FieldChange.after:type_name -> google.protobuf.Value
+	1,  // 11: gw.v1.PushRequest.scope:type_name -> gw.v1.Scope
+	1,  // 12: gw.v1.RollbackRequest.scope:type_name -> gw.v1.Scope
+	11, // 13: gw.v1.PushResponse.namespaces:type_name -> gw.v1.PushedNamespace
+	14, // 14: gw.v1.WatchPushResponse.failures:type_name -> gw.v1.PushFailure
+	17, // 15: gw.v1.ListReleasesResponse.releases:type_name -> gw.v1.Release
+	36, // 16: gw.v1.Release.created_at:type_name -> google.protobuf.Timestamp
+	20, // 17: gw.v1.ListPushesResponse.pushes:type_name -> gw.v1.PushSummary
+	36, // 18: gw.v1.PushSummary.created_at:type_name -> google.protobuf.Timestamp
+	11, // 19: gw.v1.PushSummary.namespaces:type_name -> gw.v1.PushedNamespace
+	13, // 20: gw.v1.PushSummary.progress:type_name -> gw.v1.WatchPushResponse
+	20, // 21: gw.v1.GetPushResponse.push:type_name -> gw.v1.PushSummary
+	23, // 22: gw.v1.GetPushResponse.edges:type_name -> gw.v1.PushedEdge
+	0,  // 23: gw.v1.PushedEdge.outcome:type_name -> gw.v1.EdgeOutcome
+	36, // 24: gw.v1.PushedEdge.at:type_name -> google.protobuf.Timestamp
+	37, // 25: gw.v1.PushedEdge.error:type_name -> gw.v1.ApplyError
+	6,  // 26: gw.v1.DiffReleasesResponse.changes:type_name -> gw.v1.ResourceChange
+	1,  // 27: gw.v1.FreezeRequest.scope:type_name -> gw.v1.Scope
+	1,  // 28: gw.v1.UnfreezeRequest.scope:type_name -> gw.v1.Scope
+	32, // 29: gw.v1.ListFreezesResponse.freezes:type_name -> gw.v1.PushFreeze
+	36, // 30: gw.v1.PushFreeze.at:type_name -> google.protobuf.Timestamp
+	2,  // 31: gw.v1.ReleaseService.PreviewPush:input_type -> gw.v1.PreviewPushRequest
+	8,  // 32: gw.v1.ReleaseService.Push:input_type -> gw.v1.PushRequest
+	12, // 33: gw.v1.ReleaseService.WatchPush:input_type -> gw.v1.WatchPushRequest
+	15, // 34: gw.v1.ReleaseService.ListReleases:input_type -> gw.v1.ListReleasesRequest
+	9,  // 35: gw.v1.ReleaseService.Rollback:input_type -> gw.v1.RollbackRequest
+	18, // 36: gw.v1.ReleaseService.ListPushes:input_type -> gw.v1.ListPushesRequest
+	21, // 37: gw.v1.ReleaseService.GetPush:input_type -> gw.v1.GetPushRequest
+	24, // 38: gw.v1.ReleaseService.DiffReleases:input_type -> gw.v1.DiffReleasesRequest
+	26, // 39: gw.v1.ReleaseService.Freeze:input_type -> gw.v1.FreezeRequest
+	28, // 40: gw.v1.ReleaseService.Unfreeze:input_type -> gw.v1.UnfreezeRequest
+	30, // 41: gw.v1.ReleaseService.ListFreezes:input_type -> gw.v1.ListFreezesRequest
+	3,  // 42: gw.v1.ReleaseService.PreviewPush:output_type -> gw.v1.PreviewPushResponse
+	10, // 43: gw.v1.ReleaseService.Push:output_type -> gw.v1.PushResponse
+	13, // 44: gw.v1.ReleaseService.WatchPush:output_type -> gw.v1.WatchPushResponse
+	16, // 45: gw.v1.ReleaseService.ListReleases:output_type -> gw.v1.ListReleasesResponse
+	10, // 46: gw.v1.ReleaseService.Rollback:output_type -> gw.v1.PushResponse
+	19, // 47: gw.v1.ReleaseService.ListPushes:output_type -> gw.v1.ListPushesResponse
+	22, // 48: gw.v1.ReleaseService.GetPush:output_type -> gw.v1.GetPushResponse
+	25, // 49: gw.v1.ReleaseService.DiffReleases:output_type -> gw.v1.DiffReleasesResponse
+	27, // 50: gw.v1.ReleaseService.Freeze:output_type -> gw.v1.FreezeResponse
+	29, // 51: gw.v1.ReleaseService.Unfreeze:output_type -> gw.v1.UnfreezeResponse
+	31, // 52: gw.v1.ReleaseService.ListFreezes:output_type -> gw.v1.ListFreezesResponse
+	42, // [42:53] is the sub-list for method output_type
+	31, // [31:42] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_release_proto_init() }
@@ -2466,7 +2603,7 @@ func file_gw_v1_release_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_release_proto_rawDesc), len(file_gw_v1_release_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
