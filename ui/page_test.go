@@ -74,6 +74,15 @@ func shots() []shot {
 		{"remove-wrong", full, "admin", "/edges/edge-ams3-000/remove", []string{"confirm=other"}, 422, []string{"Nothing was removed"}},
 		{"push", full, "operator", "/push", nil, 200, []string{"All namespaces", "API/orders", "Updated", "Created", "Deleted", "14 of 15 edges connected", "1 edge not connected"}},
 		{"push-one", full, "operator", "/push?scope=one&ns=eu", nil, 200, []string{"Push to eu", "Nothing: what is saved is what was pushed"}},
+		{"push-too-old", func() *hub {
+			h := full()
+			n := h.preview.Namespaces[0]
+			n.TooOldEdges, n.TooOld = 9, []*gwv1.TooOld{
+				{Kind: "API", Name: "orders", Field: "spec.upstreams[0].url", Reason: "9 edges are too old for API/orders spec.upstreams[0].url",
+					Edges: 9, EdgeIds: []string{"edge-ams3-000", "edge-blr1-001", "edge-nrt1-003", "edge-sfo3-004", "edge-syd1-005"}},
+				{Kind: "API", Name: "orders", Field: "spec.auth", Reason: "1 edge is too old for API/orders spec.auth and another resource that uses it", Edges: 1, EdgeIds: []string{"edge-ams3-000"}}}
+			return h
+		}, "operator", "/push", nil, 200, []string{"9 edges of default would keep what is loaded there", "too old for API/orders spec.auth and another", "edge-syd1-005", "and 4 more"}},
 		{"push-blocked", func() *hub {
 			h := full()
 			h.preview.Problems = []string{"API/orders spec.upstreams[0].url: not a URL"}

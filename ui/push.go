@@ -116,6 +116,10 @@ func namespacePreview(n *gwv1.NamespacePreview) page.Preview {
 	out := page.Preview{
 		Namespace: n.GetNamespace(), Release: n.GetRelease(), From: n.GetReleasedChecksum(), To: n.GetExpectedChecksum(),
 		Size: n.GetSizeBytes(), Cap: n.GetMaxSizeBytes(), Edges: n.GetEdges(), Connected: n.GetConnectedEdges(), Source: n.GetSource(),
+		TooOldEdges: n.GetTooOldEdges(),
+	}
+	for _, x := range n.GetTooOld() {
+		out.TooOld = append(out.TooOld, page.TooOld{Reason: x.GetReason(), Edges: x.GetEdgeIds(), More: int(x.GetEdges()) - len(x.GetEdgeIds())})
 	}
 	for _, c := range n.GetChanges() {
 		// Unchanged ones are there only if the push releases them again: after a restore.

@@ -95,6 +95,7 @@ func codeCommand(ts *testscript.TestScript, neg bool, args []string) {
 //	hub progress FILE [then FILE]… [hold]
 //	                      what WatchPush sends: a JSON array of messages, the next FILE the next time, the last for ever;
 //	                      with "hold" the stream stays open after them
+//	hub impact FILE       what PreviewPush adds to what it says of a namespace: a JSON object
 //	hub refuse METHOD CODE REASON MESSAGE [KIND/NAME FIELD WHAT EXPECTED]
 //	hub falter N METHOD REASON [lost]
 //	                      the next N calls are unavailable; with "lost" the first of them is done all the same,
@@ -138,6 +139,9 @@ func hubCommand(ts *testscript.TestScript, neg bool, args []string) {
 			}
 			h.progress = append(h.progress, list)
 		}
+	case "impact":
+		h.impact = new(gwv1.NamespacePreview)
+		ts.Check(unmarshal(ts.ReadFile(args[1]), h.impact))
 	case "refuse":
 		if args[2] == "ok" {
 			delete(h.refusals, args[1])

@@ -53,6 +53,9 @@ func (d *Diff) Run(ctx context.Context, c *Context) error {
 			}
 			changes++
 		}
+		for _, line := range tooOld(n) {
+			c.say("%s: %s", n.GetNamespace(), line)
+		}
 	}
 	if changes == 0 {
 		c.say("No difference: what is saved is what is released.")

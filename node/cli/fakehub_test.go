@@ -49,6 +49,7 @@ type fakeHub struct {
 	edges           []*gwv1.ListEdgesResponse
 	progress        [][]*gwv1.WatchPushResponse // what WatchPush sends: each list once, the last for ever
 	hold            bool                        // it stays open afterwards
+	impact          *gwv1.NamespacePreview      // merged into that of each namespace
 	apps            []*gwv1.App
 	tokens          []*gwv1.Token
 	secrets         []*gwv1.Secret
@@ -316,6 +317,9 @@ func (h *fakeHub) previewLocked(scope *gwv1.Scope) *gwv1.PreviewPushResponse {
 				if r.Namespace == key.Namespace {
 					n.Release = r.Number
 				}
+			}
+			if h.impact != nil {
+				proto.Merge(n, h.impact)
 			}
 			byNamespace[key.Namespace] = n
 			res.Namespaces = append(res.Namespaces, n)

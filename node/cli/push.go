@@ -157,11 +157,33 @@ func showPreview(c *Context, w io.Writer, preview *gwv1.PreviewPushResponse, not
 			sign := map[gwv1.Change]string{gwv1.Change_CHANGE_CREATED: "+", gwv1.Change_CHANGE_UPDATED: "~", gwv1.Change_CHANGE_DELETED: "-"}[r.GetChange()]
 			fmt.Fprintf(w, "  %s\n", changeCell(r.GetChange()).paint.on(sign+" "+printable(r.GetKind()+"/"+r.GetName()), colors))
 		}
+		for _, line := range tooOld(n) {
+			fmt.Fprintf(w, "  %s\n", yellow.on("! "+printable(line), colors))
+		}
 	}
 	if changed == 0 {
 		fmt.Fprintln(w, nothing)
 	}
 	return changed
+}
+
+// tooOld says which edges would keep what they run because they come from before what would be released, and why.
+func tooOld(n *gwv1.NamespacePreview) (lines []string) {
+	for _, x := range n.GetTooOld() {
+		names := strings.Join(x.GetEdgeIds(), ", ")
+		if more := int(x.GetEdges()) - len(x.GetEdgeIds()); more > 0 {
+			names += fmt.Sprintf(" and %d more", more)
+		}
+		lines = append(lines, x.GetReason()+": "+names)
+	}
+	switch n.GetTooOldEdges() {
+	case 0:
+	case 1:
+		lines = append(lines, "1 edge would keep what is loaded there until gw is updated on it")
+	default:
+		lines = append(lines, fmt.Sprintf("%d edges would keep what is loaded there until gw is updated on them", n.GetTooOldEdges()))
+	}
+	return lines
 }
 
 func edgesOf(n *gwv1.NamespacePreview) string {

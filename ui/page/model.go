@@ -243,6 +243,26 @@ type Preview struct {
 	Size, Cap        uint64
 	Edges, Connected uint32
 	Source           uint64 // the release a rollback brings back; 0: what is saved
+	TooOldEdges      uint32 // edges that would keep what they run, being from before what would be released
+	TooOld           []TooOld
+}
+
+// TooOld is something that some edges of a namespace don't know.
+type TooOld struct {
+	Reason string
+	Edges  []string
+	More   int // edges not named
+}
+
+// after is what follows an edge's name in the list of them.
+func (x TooOld) after(i int) string {
+	switch {
+	case i < len(x.Edges)-1:
+		return ", "
+	case x.More > 0:
+		return " and " + Number(x.More) + " more"
+	}
+	return ""
 }
 
 // ResourceChange is one resource of a preview or a comparison.
