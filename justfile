@@ -26,7 +26,7 @@ dev *args:
 cluster *args:
     go run . dev --hubs 3 --edges 3 --data "$(mktemp -d)" {{args}}
 
-# Kills, pauses, cuts and fills hubs, in virtual time and with real processes, for long.
+# Kills, pauses, cuts off and fills the disks of hubs and edges, in virtual time and with real processes, for long.
 chaos seeds='1000':
     GW_CHAOS_SEEDS={{seeds}} go test -count=1 -timeout 4h -run '^TestVirtual' ./raftstore
     GW_CHAOS=long go test -count=1 -timeout 1h -run '^TestChaos' ./node
