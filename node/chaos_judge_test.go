@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -232,4 +233,75 @@ func panics(name, log string) (lines []string) {
 		}
 	}
 	return lines
+}
+
+// What an edge must not do is found in what was seen of it, and what it may is not.
+func TestAnswersOfAnEdgeThatAreWrongAreCaught(t *testing.T) {
+	const s = time.Second
+	releases := []released{
+		{number: 1, content: content{mark: "east/1", shared: "global/1", extra: "east/1"}},
+		{number: 2, bad: true, content: content{mark: "bad"}},
+		{number: 3, content: content{mark: "east/2", shared: "global/1"}},
+	}
+	revoked := &credential{id: "r", asked: 10 * s, revoked: 10 * s}
+	mark := func(at time.Duration, value string) request {
+		return request{path: "mark", sent: at, got: at, status: http.StatusOK, value: value}
+	}
+	of := func(k *credential, at time.Duration, status int) request {
+		r := request{path: "mark", credential: k, sent: at, got: at, status: status}
+		if status == http.StatusOK {
+			r.value = "east/2"
+		}
+		return r
+	}
+	with := func(at time.Duration, path string, status int, value string) request {
+		return request{path: path, sent: at, got: at, status: status, value: value}
+	}
+	killed := []*fault{{what: "kill -9", ends: true, from: 5 * s, to: 6 * s}}
+	full := []*fault{{what: diskFull, ends: true, from: 5 * s, to: 6 * s}}
+	for name, c := range map[string]struct {
+		asked     []request
+		following []time.Duration
+		faults    []*fault
+		restored  time.Duration
+		wrong     int
+	}{
+		"new releases":                       {asked: []request{mark(s, "east/1"), with(2*s, "extra", 404, ""), mark(3*s, "east/2")}},
+		"back":                               {asked: []request{mark(s, "east/2"), mark(2*s, "east/1")}, wrong: 1},
+		"back by what was removed":           {asked: []request{mark(s, "east/2"), with(2*s, "extra", 200, "east/1")}, wrong: 1},
+		"what was not released":              {asked: []request{mark(s, "east/3")}, wrong: 1},
+		"what does not load":                 {asked: []request{mark(s, "bad")}, wrong: 1},
+		"another namespace":                  {asked: []request{mark(s, "west/1")}, wrong: 1},
+		"back after a restart":               {asked: []request{mark(s, "east/2"), mark(7*s, "east/1")}, faults: killed, wrong: 1},
+		"back with a full disk":              {asked: []request{mark(s, "east/1"), mark(5*s+1, "east/2"), mark(7*s, "east/1"), mark(8*s, "east/2")}, faults: full},
+		"back with a full disk, too far":     {asked: []request{mark(s, "east/2"), mark(5*s+1, "east/2"), mark(7*s, "east/1")}, faults: full, wrong: 1},
+		"killed":                             {asked: []request{with(5*s+1, "mark", 0, ""), mark(7*s, "east/1")}, faults: killed},
+		"not there, and not killed":          {asked: []request{with(5*s+1, "mark", 0, ""), mark(7*s, "east/1")}, wrong: 1},
+		"gone for long":                      {asked: []request{mark(17*s, "east/1")}, faults: killed, wrong: 1},
+		"a known token refused":              {asked: []request{with(s, "mark", 503, "")}, wrong: 1},
+		"asked again after a restore":        {asked: []request{mark(s, "east/1"), with(5*s+1, "mark", 503, ""), mark(7*s, "east/1")}, faults: killed, restored: 4 * s},
+		"a valid token called unknown":       {asked: []request{of(revoked, 9*s, 401)}, wrong: 1},
+		"a revoked token refused":            {asked: []request{of(revoked, 9*s, 200), of(revoked, 11*s, 401)}},
+		"a revoked token served":             {asked: []request{of(revoked, 12*s, 200)}, following: []time.Duration{11 * s}, wrong: 1},
+		"a revoked token served when cut":    {asked: []request{of(revoked, 12*s, 200)}, following: []time.Duration{9 * s}},
+		"a revoked token served again":       {asked: []request{of(revoked, 11*s, 401), of(revoked, 12*s, 200)}, wrong: 1},
+		"nobody to ask, following a hub":     {asked: []request{of(revoked, 9*s, 503)}, following: []time.Duration{8 * s}, wrong: 1},
+		"nobody to ask, and no hub followed": {asked: []request{of(revoked, 9*s, 503)}},
+	} {
+		k := &caller{edge: &edgeProcess{namespace: "east"}, asked: c.asked}
+		for _, at := range c.following {
+			k.looks = append(k.looks, look{sent: at, got: at, following: true})
+		}
+		f := &trial{past: map[string][]*fault{"e": c.faults}}
+		if c.restored > 0 {
+			f.restored = []time.Duration{c.restored}
+		}
+		j := &judgement{trial: f, caller: k, name: "e", releases: releases}
+		j.served()
+		j.answered()
+		j.refused()
+		if len(j.wrong) != c.wrong {
+			t.Errorf("%s: %d things wrong, want %d: %v", name, len(j.wrong), c.wrong, j.wrong)
+		}
+	}
 }
