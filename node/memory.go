@@ -10,7 +10,7 @@ import (
 
 const (
 	// trimEvery is how often a hub looks whether it holds much memory that it does not use.
-	trimEvery = 20 * time.Second
+	trimEvery = 10 * time.Second
 	// minWaste is what is not worth a collection.
 	minWaste = 4 << 20
 	// busyCycles is how many collections between two looks mean that memory is in use all the time.
@@ -55,14 +55,17 @@ func keepLean(ctx context.Context) {
 	defer look.Stop()
 	soon := time.After(2 * time.Second) // what starting has left behind
 	for last := readHeap(); ; last = readHeap() {
+		started := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-soon:
+			started = true
 		case <-look.C:
 		}
-		if readHeap().wasteful(last) {
+		if started || readHeap().wasteful(last) {
 			debug.FreeOSMemory()
+			dropText()
 		}
 	}
 }

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package node
+
+// dropText is for Linux only.
+func dropText() {}
