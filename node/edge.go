@@ -75,6 +75,7 @@ type edge struct {
 	log       *slog.Logger
 	accessLog io.WriteCloser // nil: none
 	store     *edgestore.Store
+	spool     *edgestore.Spool
 	metrics   *prometheus.Registry
 	tokens    *uplink.Tokens[*gateway.App]
 	gateway   *gateway.Gateway
@@ -111,6 +112,9 @@ func openEdge(ctx context.Context, c EdgeConfig, stdout io.Writer, log *slog.Log
 		log.Error(found)
 	}
 	if err := e.checkJoin(); err != nil {
+		return e, err
+	}
+	if err := e.openSpool(); err != nil {
 		return e, err
 	}
 	if e.accessLog, err = openAccessLog(c.AccessLog, stdout); err != nil {
@@ -177,6 +181,7 @@ func (e *edge) buildUplink() (err error) {
 		Hubs:      e.config.Hub,
 		JoinToken: e.config.JoinToken,
 		Store:     e.store,
+		Spool:     e.spool,
 		Tokens:    e.tokens,
 		Apply:     e.release.apply,
 		Loaded:    e.release.loaded,
@@ -339,6 +344,9 @@ func (e *edge) close() {
 	}
 	if e.accessLog != nil {
 		errs = append(errs, e.accessLog.Close())
+	}
+	if e.spool != nil {
+		errs = append(errs, e.spool.Close())
 	}
 	if e.store != nil {
 		errs = append(errs, e.store.Close())

@@ -34,6 +34,8 @@ func (e *edge) vitals() *gwv1.Vitals {
 	if free, total, err := diskSpace(e.config.DataDir); err == nil {
 		v.DiskFreeBytes, v.DiskTotalBytes = free, total
 	}
+	payloads, size, _ := e.spool.Totals()
+	v.PayloadsPending, v.PayloadBytesPending, v.SpoolLost = uint64(payloads), uint64(size), e.spool.Loss().Payloads
 	return v
 }
 
@@ -98,5 +100,5 @@ func (e *edge) ailments() (reasons []string) {
 	for _, f := range e.gateway.FailingUpstreams() {
 		reasons = append(reasons, fmt.Sprintf("%s: its upstream failed in %d of %d requests in %s", f.Target, f.Failed, f.Requests, f.Over.Round(time.Second)))
 	}
-	return reasons
+	return append(reasons, e.spoolAilments()...)
 }
