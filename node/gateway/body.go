@@ -27,6 +27,9 @@ func (x *exchange) hasBody() bool {
 // readBody reads the whole body into x.body. idle bounds the time between two of its pieces. The memory is not used
 // again: the transport may still read it when the exchange is over.
 func (x *exchange) readBody(idle time.Duration) *refusal {
+	if x.bodyRead {
+		return nil
+	}
 	length := x.r.ContentLength
 	if length > x.g.maxBody {
 		return tooLarge

@@ -35,6 +35,7 @@ func Compile(s Snapshot) (*Table, error) {
 		}
 		c.resource(r)
 	}
+	c.plugins()
 	if len(c.errs) > 0 {
 		return nil, c.errs
 	}
@@ -87,7 +88,12 @@ func (c *compiler) resource(r Resource) {
 		c.decodeError(s, err)
 		return
 	}
-	t := &target{index: len(c.table.targets), name: r.Name, ref: r.Kind + "/" + r.Name, entry: r.entry()}
+	c.table.entries = append(c.table.entries, r.entry())
+	if p, ok := spec.(*gwv1.PluginSpec); ok {
+		s.plugin(r, p)
+		return
+	}
+	t := &target{index: len(c.table.targets), name: r.Name, ref: r.Kind + "/" + r.Name}
 	before := len(c.errs)
 	switch spec := spec.(type) {
 	case *gwv1.APISpec:

@@ -27,6 +27,7 @@ type flow struct {
 	events  bool // it is an event stream
 	streams bool // each piece is passed on at once
 	scans   bool // it may report usage
+	chunks  bool // plugins are asked about each piece
 }
 
 func flowOf(x *exchange, resp *http.Response) flow {
@@ -95,7 +96,9 @@ func (x *exchange) copyThrough(buf []byte, f flow, resp *http.Response) error {
 			head.end()
 		}
 		if n > 0 {
-			if err := x.pass(buf[:n], f); err != nil {
+			if err := x.pass(buf[:n], f); errors.Is(err, errPlugin) {
+				return err
+			} else if err != nil {
 				return fmt.Errorf("%w: %w", errClientWrite, err)
 			}
 		}
@@ -112,6 +115,13 @@ func (x *exchange) copyThrough(buf []byte, f flow, resp *http.Response) error {
 func (x *exchange) pass(piece []byte, f flow) error {
 	if f.scans {
 		x.scan.Write(piece) // never fails
+	}
+	if f.chunks {
+		x.dog.watch(waitNothing) // plugins have their own deadlines
+		var err error
+		if piece, err = x.onChunk(piece); err != nil || len(piece) == 0 {
+			return err
+		}
 	}
 	x.dog.watch(waitClient)
 	n, err := x.w.Write(piece)

@@ -37,6 +37,10 @@ type exchange struct {
 	body       []byte // the request's body,
 	bodyRead   bool   // if it was read before forwarding
 	bodyMemory int64  // what the request holds of Gateway.memory
+	chunk      uint64 // pieces of the answer shown to plugins
+	held       bool   // serving.plugins are held for it
+	vouched    bool   // a plugin said who the app is, no token
+	stripped   bool   // credentials in headers were for a plugin, and stay here
 
 	// What became of it.
 	upstream       *upstream
@@ -89,6 +93,9 @@ func (x *exchange) finish() {
 	if x.bodyMemory > 0 {
 		x.g.memory.Release(x.bodyMemory)
 	}
+	if x.held {
+		x.serving.plugins.Release()
+	}
 	x.g.end()
 }
 
@@ -98,6 +105,9 @@ func (x *exchange) serve() outcome {
 	x.path = raw
 	x.openAI = under(raw, openAIPrefix) || under(raw, llmPrefix)
 	x.serving = x.g.serving.Load()
+	if x.serving != nil && x.serving.plugins != nil {
+		x.hold()
+	}
 	if x.serving == nil {
 		return x.end(noRelease)
 	}
@@ -145,7 +155,15 @@ func (x *exchange) aim(t *target) *runtime {
 func (x *exchange) serveAPI(p path, route route) outcome {
 	t := route.target
 	rt := x.aim(t)
+	if t.hooks != nil {
+		if out, over := x.preAuth(); over {
+			return out
+		}
+	}
 	if !t.keyless {
+		if out, over := x.pluginAuth(); over {
+			return out
+		}
 		if r := x.authenticate(); r != nil {
 			return x.end(r)
 		}
@@ -157,6 +175,11 @@ func (x *exchange) serveAPI(p path, route route) outcome {
 	if t.stripPrefix {
 		rest = p.after(route.prefix)
 	}
+	if t.hooks != nil {
+		if out, over := x.postAuth(); over {
+			return out
+		}
+	}
 	if x.wantsWebSocket() {
 		return x.upgrade(rt, rest)
 	}
@@ -164,10 +187,19 @@ func (x *exchange) serveAPI(p path, route route) outcome {
 }
 
 func (x *exchange) serveLLM(p path, route route) outcome {
+	t := route.target
+	if t != nil && t.hooks != nil {
+		x.aim(t)
+		if out, over := x.preAuth(); over {
+			return out
+		}
+		if out, over := x.pluginAuth(); over {
+			return out
+		}
+	}
 	if r := x.authenticate(); r != nil {
 		return x.end(r)
 	}
-	t := route.target
 	if t == nil {
 		name, _, _ := strings.Cut(strings.TrimPrefix(p.decoded[len(llmPrefix):], "/"), "/")
 		return x.end(x.noLLM(name, llmNotFound))
@@ -182,6 +214,11 @@ func (x *exchange) serveLLM(p path, route route) outcome {
 	if len(t.models) > 0 {
 		if r := x.checkModel(t); r != nil {
 			return x.end(r)
+		}
+	}
+	if t.hooks != nil {
+		if out, over := x.postAuth(); over {
+			return out
 		}
 	}
 	return x.forward(rt, p.after(route.prefix))

@@ -162,6 +162,11 @@ func (x *exchange) respond(ctx context.Context, resp *http.Response) outcome {
 		return x.end(upstreamBroken)
 	}
 	flow := flowOf(x, resp)
+	if x.target.hooks != nil {
+		if out, over := x.onResponse(&flow, resp); over {
+			return out
+		}
+	}
 	if flow.streams {
 		if r := x.lasts(); r != nil {
 			return x.end(r)
@@ -221,6 +226,8 @@ func (x *exchange) broken(ctx context.Context, f flow, err error) outcome {
 	case errors.Is(cause, errClientFull), errors.Is(err, errClientWrite), x.r.Context().Err() != nil:
 		x.code, x.aborted = clientGone.code, true
 		return abort
+	case errors.Is(err, errPlugin):
+		r, x.cause = pluginFailed, err
 	case errors.Is(cause, errUpstreamIdle):
 		r, x.upstreamFailed = upstreamSlow, true
 	default:

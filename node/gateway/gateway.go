@@ -75,6 +75,7 @@ type Gateway struct {
 type serving struct {
 	table    *Table
 	runtimes []runtime // by the target's index
+	plugins  Plugins   // nil: none run
 }
 
 // runtime is what a target needs that outlives its table.
@@ -119,11 +120,15 @@ func New(c Config) *Gateway {
 // the first that doesn't.
 func (g *Gateway) Probe(t *Table) error { return t.probe() }
 
-// Swap makes t what new requests are served by. Requests in flight end on the table they began with.
-func (g *Gateway) Swap(t *Table) {
+// Swap makes t what new requests are served by, with the plugins that run for it, at most one; without, those that t
+// names are taken as failing. Requests in flight end on the table and with the plugins they began with.
+func (g *Gateway) Swap(t *Table, plugins ...Plugins) {
 	g.swapping.Lock()
 	defer g.swapping.Unlock()
 	s := &serving{table: t, runtimes: make([]runtime, len(t.targets))}
+	if len(plugins) > 0 && len(t.plugins) > 0 {
+		s.plugins = plugins[0]
+	}
 	for i, target := range t.targets {
 		transports := make([]*http.Transport, len(target.upstreams))
 		for j := range target.upstreams {

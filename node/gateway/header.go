@@ -53,6 +53,9 @@ func (x *exchange) outboundHeader() *refusal {
 	} else {
 		x.origin(h)
 	}
+	if t.hooks != nil && x.wantsAnswerBody() {
+		h["Accept-Encoding"] = []string{"identity"} // plugins read it
+	}
 	t.request.apply(h)
 	if t.credential == nil {
 		return nil
@@ -72,7 +75,7 @@ func (x *exchange) outboundHeader() *refusal {
 func (x *exchange) dropsRequest(name string, values []string) bool {
 	switch name {
 	case "Authorization", "X-Api-Key", "Api-Key":
-		return x.target.kind == kindLLM || name == x.credential || holdsToken(name, values)
+		return x.target.kind == kindLLM || name == x.credential || x.stripped || holdsToken(name, values)
 	case "X-Goog-Api-Key":
 		return x.target.kind == kindLLM
 	case "Openai-Organization", "Openai-Project":

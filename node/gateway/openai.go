@@ -11,6 +11,9 @@ import (
 
 // serveOpenAI serves /v1/: the OpenAI API over all LLMs the app may use. The body's model says which.
 func (x *exchange) serveOpenAI(p path) outcome {
+	if out, over := x.pluginsFirst(p); over {
+		return out
+	}
 	if r := x.authenticate(); r != nil {
 		return x.end(r)
 	}
@@ -47,7 +50,13 @@ func (x *exchange) serveOpenAI(p path) outcome {
 		return x.end(modelNotFound)
 	}
 	x.body = m.CutPrefix(x.body, name+"/")
-	return x.forward(x.aim(t), p.escaped)
+	rt := x.aim(t)
+	if t.hooks != nil {
+		if out, over := x.postAuth(); over {
+			return out
+		}
+	}
+	return x.forward(rt, p.escaped)
 }
 
 // checkModel refuses a request for a model that the LLM does not allow. A body that can't be searched for one is refused

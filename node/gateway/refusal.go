@@ -87,6 +87,8 @@ var (
 		message: "The upstream did not answer in time."}
 	upstreamBroken = &refusal{status: http.StatusBadGateway, class: classServer, code: "upstream_broken",
 		message: "The upstream broke off its answer."}
+	pluginFailed = &refusal{status: http.StatusServiceUnavailable, class: classServer, code: "plugin_failed", retryAfter: time.Second,
+		message: "A plugin that has to agree can't be asked at the moment."}
 	clientGone = &refusal{status: statusClientGone, code: "client_gone"}
 )
 

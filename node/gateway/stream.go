@@ -65,6 +65,9 @@ func (x *exchange) lasts() *refusal {
 	x.lasting = true
 	for !x.g.streams.add(x) {
 		x.cuts = x.g.streams.cuts.Load()
+		if x.vouched {
+			continue // there is no token to be looked up
+		}
 		app, err := x.g.auth.Authenticate(x.r.Context(), x.hash, x.r.RemoteAddr)
 		if err != nil || app == nil {
 			return x.unauthenticated(err)

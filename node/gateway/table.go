@@ -24,8 +24,12 @@ type Resource struct {
 type Table struct {
 	namespace     string
 	epoch, number uint64
-	targets       []*target // in the order of a manifest
+	entries       []resource.Entry // in the order of a manifest
+	targets       []*target        // those of the entries that requests are sent to
+	plugins       []*TablePlugin   // those that requests are shown to, in the order they are asked
 	secrets       []string
+	// pluginsAskFirst: some LLM's plugins are asked before the caller is known.
+	pluginsAskFirst bool
 
 	// What requests are found by: host name → claims; ".example.com" → claims on every name that ends so; claims on
 	// every host; the LLMs by name.
@@ -37,13 +41,7 @@ type Table struct {
 
 // Checksum returns the checksum of the manifest of what the table serves, computed now from its entries.
 func (t *Table) Checksum() resource.Digest {
-	return resource.Checksum(func(yield func(resource.Entry) bool) {
-		for _, target := range t.targets {
-			if !yield(target.entry) {
-				return
-			}
-		}
-	})
+	return resource.Checksum(slices.Values(t.entries))
 }
 
 // Secrets returns the names of the secrets the table's resources refer to, sorted, each once.
@@ -59,4 +57,7 @@ func (t *Table) Epoch() uint64 { return t.epoch }
 func (t *Table) Number() uint64 { return t.number }
 
 // Len returns how many resources the table serves.
-func (t *Table) Len() int { return len(t.targets) }
+func (t *Table) Len() int { return len(t.entries) }
+
+// Plugins returns the plugins of the table; Plugins of a Swap name them by their place here.
+func (t *Table) Plugins() []*TablePlugin { return slices.Clone(t.plugins) }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"gw/node/gateway/llm"
-	"gw/rpc/resource"
 )
 
 // kind is what a target is.
@@ -39,7 +38,7 @@ type target struct {
 	kind  kind
 	name  string
 	ref   string // "API/orders"
-	entry resource.Entry
+	hooks *hooks // nil: no plugin is asked
 
 	keyless     bool
 	stripPrefix bool

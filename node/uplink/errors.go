@@ -29,6 +29,7 @@ const (
 	CodeFetch   = "fetch"
 	CodeVerify  = "verify"
 	CodeStorage = "storage"
+	CodePlugin  = "plugin" // one could not be started
 )
 
 // ApplyFailure is why a release was not loaded. Compile, too_old and probe failures mean that it will not be tried again;

@@ -1,0 +1,309 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"gw/edgeplugin/pluginv1"
+)
+
+// scripted are plugins whose answers a test decides.
+type scripted struct {
+	request  func(i int, hook pluginv1.Hook, r *pluginv1.Request) (*pluginv1.Decision, error)
+	response func(i int, r *pluginv1.Response) (*pluginv1.Decision, error)
+	chunk    func(i int, c *pluginv1.StreamChunk) (*pluginv1.StreamChunkDecision, error)
+	limit    int64
+	gone     atomic.Bool
+	holds    atomic.Int64
+
+	mu    sync.Mutex
+	asked []string
+}
+
+func (s *scripted) Hold() bool {
+	if s.gone.Load() {
+		return false
+	}
+	s.holds.Add(1)
+	return true
+}
+
+func (s *scripted) Release()                      { s.holds.Add(-1) }
+func (s *scripted) Needs(int) (bool, bool, int64) { return s.limit > 0, s.limit > 0, s.limit }
+
+func (s *scripted) note(what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = append(s.asked, what)
+}
+
+func (s *scripted) Request(_ context.Context, i int, hook pluginv1.Hook, r *pluginv1.Request) (*pluginv1.Decision, error) {
+	s.note(fmt.Sprintf("%d %s", i, strings.TrimPrefix(hook.String(), "HOOK_")))
+	if s.request == nil {
+		return &pluginv1.Decision{}, nil
+	}
+	return s.request(i, hook, r)
+}
+
+func (s *scripted) Response(_ context.Context, i int, r *pluginv1.Response) (*pluginv1.Decision, error) {
+	s.note(fmt.Sprintf("%d ON_RESPONSE", i))
+	if s.response == nil {
+		return &pluginv1.Decision{}, nil
+	}
+	return s.response(i, r)
+}
+
+func (s *scripted) Chunk(_ context.Context, i int, c *pluginv1.StreamChunk) (*pluginv1.StreamChunkDecision, error) {
+	if s.chunk == nil {
+		return &pluginv1.StreamChunkDecision{}, nil
+	}
+	return s.chunk(i, c)
+}
+
+func pluginOf(name string, id int, spec string) string {
+	return fmt.Sprintf("---\nkind: Plugin\nmetadata: {name: %s}\nspec:\n  id: %d\n  command: file:///opt/%s\n%s\n", name, id, name, indent(spec))
+}
+
+func startPlugins(t *testing.T, p *scripted, yaml string) *edge {
+	t.Helper()
+	e := start(t, Config{}, "")
+	table := compile(t, yaml)
+	if err := e.Probe(table); err != nil {
+		t.Fatal(err)
+	}
+	e.Swap(table, p)
+	t.Cleanup(func() {
+		e.stop()
+		if n := p.holds.Load(); n != 0 {
+			t.Errorf("%d requests still hold the plugins", n)
+		}
+	})
+	return e
+}
+
+func echo(t *testing.T) string {
+	return upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("X-Up", "1")
+		fmt.Fprintf(w, "%s %s %s auth=%q added=%q", r.Method, r.URL.Path, body, r.Header.Get("Authorization"), r.Header.Get("X-Added"))
+	})
+}
+
+const everyHook = "hooks: [pre_auth, auth, post_auth, on_response]"
+
+func TestPluginsAreAskedInOrder(t *testing.T) {
+	p := &scripted{}
+	e := startPlugins(t, p, api("a", "paths: [/a]\nupstreams: [{url: "+echo(t)+"}]")+
+		pluginOf("z-first", 1, "order: 1\n"+everyHook)+pluginOf("b", 2, everyHook)+pluginOf("a", 3, everyHook)+
+		pluginOf("elsewhere", 4, "scope: {apis: [other]}\n"+everyHook)+pluginOf("llms", 5, "scope: {llms: [a]}\n"+everyHook))
+	send(t, "GET", e.url+"/a", "", "Authorization", "Bearer "+e.tokens.issue("API/a")).want(t, 200, "")
+	want := "0 PRE_AUTH,1 PRE_AUTH,2 PRE_AUTH,0 AUTH,1 AUTH,2 AUTH,0 POST_AUTH,1 POST_AUTH,2 POST_AUTH,0 ON_RESPONSE,1 ON_RESPONSE,2 ON_RESPONSE"
+	if got := strings.Join(p.asked, ","); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestAPluginSeesTheRequestButNoToken(t *testing.T) {
+	var seen *pluginv1.Request
+	p := &scripted{limit: 8, request: func(_ int, hook pluginv1.Hook, r *pluginv1.Request) (*pluginv1.Decision, error) {
+		if hook == pluginv1.Hook_HOOK_POST_AUTH {
+			seen = r
+		}
+		return &pluginv1.Decision{}, nil
+	}}
+	e := startPlugins(t, p, api("a", "paths: [/a]\nupstreams: [{url: "+echo(t)+"}]")+pluginOf("p", 1, everyHook))
+	token := e.tokens.issue("API/a")
+	send(t, "POST", e.url+"/a/b?q=1", "hello", "Authorization", "Bearer "+token, "X-Mine", "yes").want(t, 200, "")
+	if seen.Path != "/a/b" || seen.Query != "q=1" || seen.Target != "API/a" || string(seen.Body) != "hello" || seen.App.GetName() != "app" || seen.RequestId == "" {
+		t.Errorf("seen %v", seen)
+	}
+	if text := seen.String(); strings.Contains(text, token) || !strings.Contains(text, "X-Mine") {
+		t.Errorf("headers %v", seen.Headers)
+	}
+	send(t, "POST", e.url+"/a", "larger than the limit", "Authorization", "Bearer "+token).want(t, 200, "")
+	if !seen.BodyOmitted || seen.Body != nil {
+		t.Errorf("a body beyond the limit: omitted %v, %q", seen.BodyOmitted, seen.Body)
+	}
+}
+
+func TestAPluginChangesRequestAndAnswer(t *testing.T) {
+	p := &scripted{limit: 100,
+		request: func(_ int, hook pluginv1.Hook, _ *pluginv1.Request) (*pluginv1.Decision, error) {
+			if hook != pluginv1.Hook_HOOK_POST_AUTH {
+				return &pluginv1.Decision{}, nil
+			}
+			return &pluginv1.Decision{Modified: true, ReplaceBody: true, Body: []byte("changed"), RemoveHeaders: []string{"x-gone"},
+				Headers: []*pluginv1.Header{{Name: "x-added", Values: []string{"yes"}}, {Name: "Content-Length", Values: []string{"1"}},
+					{Name: "X-Gw-App", Values: []string{"forged"}}, {Name: "bad name", Values: []string{"x"}}, {Name: "X-Split", Values: []string{"a\r\nb: c"}}}}, nil
+		},
+		response: func(_ int, r *pluginv1.Response) (*pluginv1.Decision, error) {
+			return &pluginv1.Decision{Modified: true, StatusCode: 202, ReplaceBody: true, Body: append([]byte("> "), r.Body...), RemoveHeaders: []string{"X-Up"}}, nil
+		}}
+	e := startPlugins(t, p, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+echo(t)+"}]")+pluginOf("p", 1, everyHook))
+	for _, body := range []string{"", "original", strings.Repeat("long", 50_000)} {
+		r := send(t, "POST", e.url+"/a", body)
+		if want := `> POST /a changed auth="" added="yes"`; r.status != 202 || r.body != want || r.header.Get("X-Up") != "" {
+			t.Errorf("got  %d %s %v\nwant %s", r.status, r.body, r.header, want)
+		}
+	}
+}
+
+func TestAPluginAnswersByItself(t *testing.T) {
+	hits := 0
+	up := upstreamServer(t, func(http.ResponseWriter, *http.Request) { hits++ })
+	var decision *pluginv1.Decision
+	p := &scripted{request: func(int, pluginv1.Hook, *pluginv1.Request) (*pluginv1.Decision, error) { return decision, nil }}
+	e := startPlugins(t, p, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+up+"}]")+pluginOf("p", 1, "hooks: [pre_auth]"))
+	for _, c := range []struct {
+		d      *pluginv1.Decision
+		status int
+		code   string
+		body   string
+	}{
+		{&pluginv1.Decision{Block: true}, 403, "blocked_by_plugin", "A plugin refused"},
+		{&pluginv1.Decision{Block: true, ErrorMessage: "not on Sundays"}, 403, "blocked_by_plugin", "not on Sundays"},
+		{&pluginv1.Decision{Block: true, StatusCode: 429, ResponseBody: []byte("slow down")}, 429, "", "slow down"},
+		{&pluginv1.Decision{Block: true, StatusCode: 200, ResponseBody: []byte("cached"), Headers: []*pluginv1.Header{{Name: "X-Cache", Values: []string{"hit"}}}}, 200, "", "cached"},
+		{&pluginv1.Decision{Block: true, StatusCode: 204}, 204, "", ""},
+		{&pluginv1.Decision{Block: true, StatusCode: 9999}, 403, "blocked_by_plugin", ""},
+	} {
+		decision = c.d
+		r := send(t, "POST", e.url+"/a", "body")
+		if r.want(t, c.status, c.code); !strings.Contains(r.body, c.body) {
+			t.Errorf("body %q, want %q in it", r.body, c.body)
+		}
+		if c.status == 200 && r.header.Get("X-Cache") != "hit" {
+			t.Errorf("header %v", r.header)
+		}
+	}
+	if hits != 0 {
+		t.Errorf("the upstream was asked %d times", hits)
+	}
+}
+
+func TestAPluginAuthenticates(t *testing.T) {
+	p := &scripted{request: func(_ int, hook pluginv1.Hook, r *pluginv1.Request) (*pluginv1.Decision, error) {
+		for _, h := range r.Headers {
+			switch {
+			case hook != pluginv1.Hook_HOOK_AUTH || h.Name != "Authorization":
+			case h.Values[0] == "Basic good":
+				return &pluginv1.Decision{Authenticated: &pluginv1.App{Id: "u1", Name: "ann"}}, nil
+			case h.Values[0] == "Basic narrow":
+				return &pluginv1.Decision{Authenticated: &pluginv1.App{Id: "u2", Name: "bob", Targets: []string{"API/other"}}}, nil
+			case h.Values[0] == "Basic bad":
+				return &pluginv1.Decision{Block: true}, nil
+			}
+		}
+		return &pluginv1.Decision{}, nil
+	}}
+	up := echo(t)
+	e := startPlugins(t, p, api("a", "paths: [/a]\nupstreams: [{url: "+up+"}]")+llmOf("m", "base_url: "+up)+pluginOf("p", 1, "hooks: [auth]"))
+	r := send(t, "GET", e.url+"/a", "", "Authorization", "Basic good")
+	if r.want(t, 200, ""); !strings.Contains(r.body, `auth=""`) {
+		t.Errorf("the credential reached the upstream: %s", r.body)
+	}
+	send(t, "GET", e.url+"/a", "", "Authorization", "Basic bad").want(t, 401, "blocked_by_plugin")
+	send(t, "GET", e.url+"/a", "", "Authorization", "Basic narrow").want(t, 403, "target_not_allowed")
+	send(t, "GET", e.url+"/a", "", "Authorization", "Basic unknown").want(t, 401, "invalid_api_key")
+	send(t, "GET", e.url+"/a", "", "Authorization", "Bearer "+e.tokens.issue("*")).want(t, 200, "")
+	send(t, "POST", e.url+"/v1/chat/completions", `{"model":"m/gpt"}`, "Authorization", "Basic good", "Content-Type", "application/json").want(t, 200, "")
+	send(t, "POST", e.url+"/v1/chat/completions", `{"model":"none/gpt"}`, "Authorization", "Basic good", "Content-Type", "application/json").want(t, 401, "invalid_api_key")
+	send(t, "POST", e.url+"/llm/m/v1/chat/completions", `{"model":"gpt"}`, "Authorization", "Basic good", "Content-Type", "application/json").want(t, 200, "")
+	send(t, "GET", e.url+"/v1/models", "", "Authorization", "Basic good").want(t, 401, "invalid_api_key")
+}
+
+func TestAFailingPluginFailsAsItsResourceSays(t *testing.T) {
+	broken := errors.New("not running")
+	p := &scripted{
+		request:  func(int, pluginv1.Hook, *pluginv1.Request) (*pluginv1.Decision, error) { return nil, broken },
+		response: func(int, *pluginv1.Response) (*pluginv1.Decision, error) { return nil, broken },
+	}
+	for _, c := range []struct {
+		hook, on string
+		status   int
+	}{
+		{"pre_auth", "closed", 503}, {"pre_auth", "open", 200}, {"auth", "closed", 503}, {"auth", "open", 200},
+		{"post_auth", "closed", 503}, {"post_auth", "open", 200}, {"on_response", "closed", 503}, {"on_response", "open", 200},
+	} {
+		t.Run(c.hook+" "+c.on, func(t *testing.T) {
+			yaml := api("a", "paths: [/a]\nupstreams: [{url: "+echo(t)+"}]") + pluginOf("p", 1, "hooks: ["+c.hook+"]\non_failure: "+c.on)
+			for name, e := range map[string]*edge{"failing": startPlugins(t, p, yaml), "not there": start(t, Config{}, yaml)} {
+				r := send(t, "GET", e.url+"/a", "", "Authorization", "Bearer "+e.tokens.issue("*"))
+				code := ""
+				if c.status == 503 {
+					code = "plugin_failed"
+				}
+				if r.status != c.status || r.code() != code {
+					t.Errorf("%s: got %d %s, want %d %s", name, r.status, r.body, c.status, code)
+				}
+				if c.hook == "auth" && c.on == "open" {
+					send(t, "GET", e.url+"/a", "").want(t, 401, "invalid_api_key")
+				}
+			}
+		})
+	}
+}
+
+func TestPiecesOfAStreamAreShownOnlyToWhoAsks(t *testing.T) {
+	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for i := range 3 {
+			fmt.Fprintf(w, "data: %d\n\n", i)
+			_ = http.NewResponseController(w).Flush()
+		}
+	})
+	var mu sync.Mutex
+	seen := uint64(0)
+	p := &scripted{chunk: func(_ int, c *pluginv1.StreamChunk) (*pluginv1.StreamChunkDecision, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen = c.Sequence + 1
+		return &pluginv1.StreamChunkDecision{Modified: true, Data: []byte(strings.ReplaceAll(string(c.Data), "data", "DATA"))}, nil
+	}}
+	e := startPlugins(t, p, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+up+"}]")+api("b", "paths: [/b]\nauth: keyless\nupstreams: [{url: "+up+"}]")+
+		pluginOf("p", 1, "hooks: [on_stream_chunk]\nscope: {apis: [a]}"))
+	if r := send(t, "GET", e.url+"/a", ""); r.body != "DATA: 0\n\nDATA: 1\n\nDATA: 2\n\n" || seen == 0 {
+		t.Errorf("got %q, %d pieces", r.body, seen)
+	}
+	seen = 0
+	if r := send(t, "GET", e.url+"/b", ""); r.body != "data: 0\n\ndata: 1\n\ndata: 2\n\n" || seen != 0 {
+		t.Errorf("out of scope: %q, %d pieces", r.body, seen)
+	}
+}
+
+func TestARequestThatMeetsEndedPluginsTakesTheNewerTable(t *testing.T) {
+	old, next := &scripted{}, &scripted{}
+	yaml := api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+echo(t)+"}]") + pluginOf("p", 1, "hooks: [pre_auth]")
+	e := startPlugins(t, old, yaml)
+	stale := e.serving.Load()
+	e.Swap(compile(t, yaml), next)
+	old.gone.Store(true)
+	x := &exchange{g: e.Gateway, serving: stale}
+	x.hold()
+	if !x.held || x.serving == stale || next.holds.Load() != 1 {
+		t.Errorf("held %v of the newer table %v", x.held, x.serving != stale)
+	}
+	next.Release()
+}
+
+func TestWrongPluginsDoNotCompile(t *testing.T) {
+	for _, c := range []struct{ name, yaml, want string }{
+		{"the same ID", pluginOf("a", 1, "hooks: [auth]") + pluginOf("b", 1, "hooks: [auth]"), "Plugin/b spec.id: 1 is the ID of Plugin/a too"},
+		{"a hub plugin", strings.Replace(pluginOf("a", 1, "type: hub"), "{name: a}", "{name: a, namespace: global}", 1), "Plugin/a spec.type: is that of a plugin which no edge runs"},
+	} {
+		if _, err := Compile(snapshot(t, c.yaml)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
+		}
+	}
+	table := compile(t, pluginOf("a", 1, "hooks: [auth]")+api("x", "paths: [/x]\nupstreams: [{url: http://u}]"))
+	if table.Len() != 2 || len(table.Plugins()) != 1 {
+		t.Errorf("%d resources, %d plugins", table.Len(), len(table.Plugins()))
+	}
+}
