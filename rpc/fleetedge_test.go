@@ -134,6 +134,15 @@ func TestARevokedEdgeThatEnrolsAgainIsANewOne(t *testing.T) {
 	}
 }
 
+func TestARevokedCertificateThatEndedIsNotRenewed(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	h.clock.advance(CertificateTTL + time.Hour)
+	h.revoke("e1")
+	_, err := h.reconnected(e).RenewCertificate(t.Context(), &gwv1.RenewCertificateRequest{Csr: enrolment(t, identity.JoinToken{}, "x").Csr})
+	h.refused(err, connect.CodePermissionDenied, ReasonRevoked, "")
+}
+
 func TestRevokingAndRemovingDoesNotLetTheProcessRegisterAgain(t *testing.T) {
 	h := newHarness(t)
 	e := h.enroll("default", "e1")

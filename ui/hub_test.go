@@ -103,6 +103,11 @@ func (h *hub) ListEdges(ctx context.Context, r *gwv1.ListEdgesRequest) (*gwv1.Li
 		return nil, err
 	}
 	out := &gwv1.ListEdgesResponse{Summary: &gwv1.FleetSummary{NamespacesUnpushed: 1, NewestPush: 42, NewestPushAt: timestamppb.New(h.born.Add(-12 * time.Minute))}}
+	for _, a := range h.activity {
+		out.Summary.Reporting++
+		out.Summary.RequestsPerSecond += a.Rates.RequestsPerSecond
+		out.Summary.ErrorsPerSecond += a.Rates.RequestsPerSecond * a.Rates.ErrorRatio
+	}
 	var found []*gwv1.Edge
 	for _, e := range h.edges {
 		if r.Namespace != "" && e.Namespace != r.Namespace {

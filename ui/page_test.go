@@ -50,6 +50,7 @@ func shots() []shot {
 		{"login", full, "", "/login?next=%2Fedges%2Fx", nil, 200, []string{"Sign in to acme-prod", "User", "Password"}},
 		{"login-wrong", full, "", "/login", []string{"user=ada", "password=wrong", "next=/edges"}, 422, []string{"Wrong user or password."}},
 		{"edges", full, "admin", "/edges", nil, 200, []string{"28 edges", "Connected", "edge-ams3-000", "Unpushed changes in 1 namespace"}},
+		{"edges-busy", func() *hub { return full().busy() }, "admin", "/edges", nil, 200, []string{"Traffic: 1 843 requests/s, 0.4 % errors"}},
 		{"edges-pages", long, "admin", "/edges?page=5", nil, 200, []string{"500 edges", "Page 5 of 5"}},
 		{"edges-filtered", full, "viewer", "/edges?ns=eu&sync=pending&sort=-heartbeat&q=edge", nil, 200, []string{"Clear filters", "Pending"}},
 		{"edges-empty", newHub, "admin", "/edges", nil, 200, []string{"No edges yet", "gw join-token", "gw edge --hub https://hub.acme.internal:50051 --join-token"}},

@@ -75,8 +75,8 @@ func addActivity(t *table, a *gwv1.Activity) {
 		return
 	}
 	if r := a.GetRates(); r != nil {
-		t.add("requests", fmt.Sprintf("%.1f/s over %s, %.1f %% errors, %.1f %% refused", r.GetRequestsPerSecond(), span(r.GetWindow().AsDuration()),
-			100*r.GetErrorRatio(), 100*r.GetRefusedRatio()))
+		t.add("requests", fmt.Sprintf("%.1f/s over %s, %.1f %% errors, %.1f %% refused; %d since it started", r.GetRequestsPerSecond(), span(r.GetWindow().AsDuration()),
+			100*r.GetErrorRatio(), 100*r.GetRefusedRatio(), v.GetRequestsTotal()))
 		if r.GetP50() != nil {
 			t.add("latency", fmt.Sprintf("p50 %s, p95 %s, p99 %s", brief(r.GetP50().AsDuration()), brief(r.GetP95().AsDuration()), brief(r.GetP99().AsDuration())))
 		}
