@@ -115,6 +115,9 @@ func (u *Uplink) follow(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if errors.Is(e.err, errSilent) {
+			u.dropConnections()
+		}
 		hub, wait := u.turn(e, &t)
 		if u.noteRevoked(e.err) {
 			t.refused++
@@ -126,6 +129,16 @@ func (u *Uplink) follow(ctx context.Context) error {
 		if !sleep(ctx, wait, u.reopen) {
 			return nil
 		}
+	}
+}
+
+// dropConnections has later calls made over new connections: the one that fell silent may be dead without anybody having
+// been told, and would keep them waiting until it is found out.
+func (u *Uplink) dropConnections() {
+	old := u.ident.Load()
+	fresh, err := newCredentials(old.stored, u.pace)
+	if err == nil && u.ident.CompareAndSwap(old, fresh) {
+		old.transport.CloseIdleConnections()
 	}
 }
 

@@ -128,9 +128,13 @@ func checkHubURL(raw string) error {
 func newTransport(tlsConfig *tls.Config, p pace) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
+	connect := p.connect
+	if connect == nil {
+		connect = (&net.Dialer{Timeout: p.dial, KeepAlive: 15 * time.Second}).DialContext
+	}
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: p.dial, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:         connect,
 		TLSClientConfig:     tlsConfig,
 		TLSHandshakeTimeout: p.dial,
 		Protocols:           protocols,

@@ -43,6 +43,8 @@ type fakeHub struct {
 	watches chan watchCall              // every Watch call that was opened
 	stop    chan struct{}
 
+	tickEvery time.Duration
+
 	mu          sync.Mutex
 	changed     chan struct{} // closed and replaced at every change
 	namespace   string
@@ -163,7 +165,17 @@ func newFakeHub(t *testing.T) *fakeHub {
 
 func newFakeHubOf(t *testing.T, ca *identity.CA) *fakeHub {
 	t.Helper()
-	cert, err := ca.IssueHub("hub-1", time.Now(), time.Hour)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newFakeHubOn(t, ca, listener)
+}
+
+// newFakeHubOn starts a hub that is called at a listener.
+func newFakeHubOn(t *testing.T, ca *identity.CA, listener net.Listener) *fakeHub {
+	t.Helper()
+	cert, err := ca.IssueHub("hub-1", time.Now(), 365*24*time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,11 +184,7 @@ func newFakeHubOf(t *testing.T, ca *identity.CA) *fakeHub {
 		t: t, ca: ca, token: join.String(), joinSecret: sha256.Sum256(join.Secret), namespace: "default", certLife: 24 * time.Hour,
 		beats: make(chan *gwv1.HeartbeatRequest, 1000), watches: make(chan watchCall, 1000), stop: make(chan struct{}),
 		changed: make(chan struct{}), blobs: make(map[string]*gwv1.Blob), cluster: "cluster-1", epoch: 1, access: 1,
-		tokens: make(map[[32]byte]*gwv1.ValidateTokenResponse),
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+		tokens: make(map[[32]byte]*gwv1.ValidateTokenResponse), tickEvery: tickEvery,
 	}
 	h.url = "https://" + listener.Addr().String()
 	mux := http.NewServeMux()
@@ -365,7 +373,7 @@ func (h *fakeHub) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *conne
 	sent := r.AccessVersion
 	cluster, epoch := r.ClusterId, r.Epoch
 	removed := h.count(&h.removed)
-	ticker := time.NewTicker(tickEvery)
+	ticker := time.NewTicker(h.tickEvery)
 	defer ticker.Stop()
 	for {
 		h.mu.Lock()
@@ -585,6 +593,7 @@ type testEdge struct {
 	store   *memoryStore
 	config  Config
 	uplink  *Uplink
+	pace    pace
 	applied chan Release // every release swapped in
 
 	mu     sync.Mutex
@@ -594,7 +603,7 @@ type testEdge struct {
 }
 
 func newTestEdge(t *testing.T, h *fakeHub) *testEdge {
-	e := &testEdge{t: t, store: &memoryStore{}, applied: make(chan Release, 1000)}
+	e := &testEdge{t: t, store: &memoryStore{}, pace: testPace, applied: make(chan Release, 1000)}
 	e.loaded.Checksum = resource.EmptyChecksum
 	e.config = Config{
 		EdgeID: "edge-1", Hubs: []string{h.url}, JoinToken: h.token, Store: e.store, Apply: e.apply, Version: "test", Logger: quiet,
@@ -639,7 +648,10 @@ func (e *testEdge) build() {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	u.pace = testPace
+	u.pace = e.pace
+	if id := u.ident.Load(); id != nil {
+		id.transport = newTransport(id.transport.TLSClientConfig, e.pace)
+	}
 	e.uplink = u
 }
 

@@ -274,7 +274,7 @@ func (u *Uplink) renew(ctx context.Context) error {
 			continue
 		}
 		err := u.renewOnce(ctx, id)
-		if err != nil && u.now().After(id.leaf.NotAfter) && u.c.JoinToken != "" && ctx.Err() == nil {
+		if err != nil && u.now().After(id.leaf.NotAfter) && u.mayEnrolAgain(err) && ctx.Err() == nil {
 			u.log.Warn("the certificate has expired and can't be renewed; enrolling again", "error", err)
 			if err = u.enrol(ctx); err == nil {
 				wake(u.reopen)
@@ -297,6 +297,12 @@ func (u *Uplink) renew(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// mayEnrolAgain reports whether a join token is to take the place of a certificate that has ended: if a hub says that it
+// won't renew it. One that isn't reached may yet do so; and a revocation is not undone by the token that was used before.
+func (u *Uplink) mayEnrolAgain(err error) bool {
+	return u.c.JoinToken != "" && answered(err) && reasonOf(err) != revokedReason
 }
 
 // renewOnce gets a new certificate, tries it with a heartbeat, and only then commits to it: saves it and opens a new

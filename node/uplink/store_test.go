@@ -20,6 +20,8 @@ type memoryStore struct {
 	secrets  []*gwv1.SecretValue
 	tokens   map[[32]byte]*gwv1.StoredToken
 	releases []Release // newest first
+
+	onSaveIdentity func() // before it is saved
 }
 
 var errNothing = errors.New("nothing")
@@ -34,6 +36,9 @@ func (m *memoryStore) Identity() (*gwv1.StoredIdentity, error) {
 }
 
 func (m *memoryStore) SaveIdentity(id *gwv1.StoredIdentity) error {
+	if m.onSaveIdentity != nil {
+		m.onSaveIdentity()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fault == nil {

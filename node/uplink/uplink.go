@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -173,7 +174,7 @@ type Uplink struct {
 	streams    uint64             // that have ticked
 }
 
-// pace is every duration the conversation runs by; tests shorten it.
+// pace is every duration the conversation runs by, and how it connects; tests change both.
 type pace struct {
 	tickTimeout time.Duration // silence after which a stream is dead
 	dial        time.Duration // to connect, TLS included
@@ -187,7 +188,8 @@ type pace struct {
 	reconnect   backoff
 	retry       backoff // fetches, heartbeats, secrets
 	renew       backoff
-	revoked     backoff // anything, once the hubs refuse this edge for good
+	revoked     backoff                                                              // anything, once the hubs refuse this edge for good
+	connect     func(ctx context.Context, network, address string) (net.Conn, error) // nil: over TCP
 }
 
 var defaultPace = pace{
