@@ -172,35 +172,52 @@ func TestEqualSpecKeepsItsVersion(t *testing.T) {
 
 func TestStagedBatch(t *testing.T) {
 	l := newLog(t)
-	stage := func(name string, blobs ...string) *gwv1.Command {
-		m := &gwv1.StageBlobs{Stage: name}
-		for _, b := range blobs {
-			m.Blobs = append(m.Blobs, []byte(b))
+	part := func(names ...string) []byte {
+		m := &gwv1.StagedEdits{}
+		for _, n := range names {
+			m.Edits = append(m.Edits, edit("default", n, "of "+n))
 		}
-		return &gwv1.Command{Body: &gwv1.Command_StageBlobs{StageBlobs: m}}
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
 	}
-	commit := func(stage, name, spec string) *gwv1.Command {
-		e := edit("default", name, spec)
-		e.Spec, e.StagedSha256 = nil, hashOf(spec)
-		c := change1(e)
+	stage := func(name string, parts ...[]byte) *gwv1.Command {
+		return &gwv1.Command{Body: &gwv1.Command_StageBlobs{StageBlobs: &gwv1.StageBlobs{Stage: name, Blobs: parts}}}
+	}
+	commit := func(stage string, parts ...[]byte) *gwv1.Command {
+		c := change1()
 		c.GetChangeResources().Stage = stage
+		for _, p := range parts {
+			c.GetChangeResources().Staged = append(c.GetChangeResources().Staged, hashOf(string(p)))
+		}
 		return c
 	}
-	l.ok(stage("s", "one"))
-	l.ok(stage("s", "two", "one"))
-	l.refuses(commit("s", "a", "three"), conditionRef, "stage_missing")
-	l.refuses(commit("", "a", "one"), conditionRef, "stage_missing")
-	l.ok(commit("s", "a", "two"))
-	if r, _ := l.Resource("API", "default", "a"); string(r.GetSpec()) != "two" {
+	one, two, three := part("a", "b"), part("c"), part("d")
+	l.ok(stage("s", one))
+	l.ok(stage("s", two, one))
+	l.refuses(commit("s", one, three), conditionRef, "stage_missing")
+	l.refuses(commit("other", one), conditionRef, "stage_missing")
+	l.refuses(commit("s"), invalidCode, "invalid")
+	both := commit("s", one)
+	both.GetChangeResources().Edits = []*gwv1.ResourceEdit{edit("default", "x", "1")}
+	l.refuses(both, invalidCode, "invalid")
+	if r := l.ok(commit("s", one, two)); len(r.Versions) != 3 {
+		t.Errorf("versions %v, want three", r.Versions)
+	}
+	if r, _ := l.Resource("API", "default", "c"); string(r.GetSpec()) != "of c" {
 		t.Errorf("saved %q", r.GetSpec())
 	}
 	if l.totals.stagedBytes != 0 {
 		t.Error("the stage was not dropped")
 	}
-	l.ok(stage("late", "one"))
+	l.ok(stage("wrong", []byte("no message")))
+	l.refuses(commit("wrong", []byte("no message")), invalidCode, "invalid")
+	l.ok(stage("late", three))
 	l.at += int64(keepStaged) + 1
-	l.refuses(commit("late", "b", "one"), conditionRef, "stage_missing")
-	l.ok(stage("other", "x"))
+	l.refuses(commit("late", three), conditionRef, "stage_missing")
+	l.ok(stage("other", []byte("x")))
 	if l.totals.stagedBytes != 1 {
 		t.Errorf("%d bytes staged, want those of the young stage", l.totals.stagedBytes)
 	}

@@ -241,7 +241,7 @@ func actorProblem(s string) string {
 
 func validStaged(r *gwv1.StagedBlob) string {
 	p := first(idProblem("stage", r.Stage), hashProblem("blob hash", r.Sha256))
-	if p == "" && sha256.Sum256(r.Spec) != [32]byte(r.Sha256) {
+	if p == "" && sha256.Sum256(r.Blob) != [32]byte(r.Sha256) {
 		return "a staged blob is not what its hash says"
 	}
 	return p

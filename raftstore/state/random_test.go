@@ -21,6 +21,8 @@ type history struct {
 	made int
 	now  int64
 	last *gwv1.Command // to be repeated
+	// staged are the parts that a batch can be committed from.
+	staged [][]byte
 }
 
 func newHistory(seed uint64) *history {
@@ -66,15 +68,7 @@ func (h *history) next(s *State) *gwv1.Command {
 }
 
 func (h *history) resources(s *State, c *gwv1.Command) {
-	stage := ""
-	if h.rng.IntN(4) == 0 {
-		stage = h.pick("s1", "s2")
-		if h.rng.IntN(2) == 0 {
-			c.Body = &gwv1.Command_StageBlobs{StageBlobs: &gwv1.StageBlobs{Stage: stage, Blobs: [][]byte{[]byte("v0"), []byte("v1")}}}
-			return
-		}
-	}
-	m := &gwv1.ChangeResources{Stage: stage}
+	m := &gwv1.ChangeResources{}
 	for range 1 + h.rng.IntN(4) {
 		kind, name := h.pick("API", "LLM"), h.name()
 		spec := []byte(fmt.Sprintf("v%d", h.rng.IntN(5)))
@@ -97,12 +91,25 @@ func (h *history) resources(s *State, c *gwv1.Command) {
 			}
 		case 6:
 			e.ExpectedVersion = uint64(h.rng.IntN(50))
-		case 7:
-			e.Spec, e.StagedSha256 = nil, hashOf(string(spec))
 		case 8:
 			e.OutsideReleases = true
 		}
 		m.Edits = append(m.Edits, e)
+	}
+	switch h.rng.IntN(6) {
+	case 0: // staged, to be committed by the next but one
+		part, _ := proto.MarshalOptions{Deterministic: true}.Marshal(&gwv1.StagedEdits{Edits: m.Edits})
+		h.staged = append(h.staged, part)
+		c.Body = &gwv1.Command_StageBlobs{StageBlobs: &gwv1.StageBlobs{Stage: "s1", Blobs: [][]byte{part}}}
+		return
+	case 1:
+		if len(h.staged) > 0 {
+			m = &gwv1.ChangeResources{Stage: "s1"}
+			for _, part := range h.staged[h.rng.IntN(len(h.staged)):] {
+				m.Staged = append(m.Staged, hashOf(string(part)))
+			}
+			h.staged = nil
+		}
 	}
 	c.Body = &gwv1.Command_ChangeResources{ChangeResources: m}
 }

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	"gw/rpc/gwv1"
 	"gw/rpc/resource"
 )
@@ -25,35 +27,31 @@ func (x *change) stageBlobs(m *gwv1.StageBlobs) *gwv1.Refusal {
 			return refuse(gwv1.RefusalCode_REFUSAL_CODE_TOO_LARGE, "too_large",
 				fmt.Sprintf("more than %d MiB of batches are staged; try again later", maxStagedBytes>>20))
 		}
-		x.put(tableStaged, &gwv1.StagedBlob{Stage: m.Stage, At: x.at, Sha256: sum[:], Spec: b})
+		x.put(tableStaged, &gwv1.StagedBlob{Stage: m.Stage, At: x.at, Sha256: sum[:], Blob: b})
 	}
 	return nil
 }
 
 func (x *change) dropStaged(r *gwv1.StagedBlob) {
 	x.drop(tableStaged, r)
-	x.totals.stagedBytes -= len(r.Spec)
+	x.totals.stagedBytes -= len(r.Blob)
 }
 
 // changeResources saves and deletes a batch, whole or not at all.
 func (x *change) changeResources(m *gwv1.ChangeResources) *gwv1.Refusal {
-	if len(m.GetEdits()) == 0 {
-		return invalid("a batch without edits")
+	edits, r := x.editsOf(m)
+	if r != nil {
+		return r
 	}
-	if m.Stage != "" {
-		if p := idProblem("stage", m.Stage); p != "" {
-			return invalid(p)
-		}
-	}
-	seen := make(map[resource.Key]bool, len(m.Edits))
-	x.result.Versions = make([]uint64, len(m.Edits))
-	for i, e := range m.Edits {
+	seen := make(map[resource.Key]bool, len(edits))
+	x.result.Versions = make([]uint64, len(edits))
+	for i, e := range edits {
 		k := resource.Key{Kind: e.GetKind(), Namespace: e.GetNamespace(), Name: e.GetName()}
 		if seen[k] {
 			return refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_INVALID, "invalid", e, "it stands in the batch twice")
 		}
 		seen[k] = true
-		version, r := x.edit(m.Stage, e)
+		version, r := x.edit(e)
 		if r != nil {
 			return r
 		}
@@ -66,6 +64,38 @@ func (x *change) changeResources(m *gwv1.ChangeResources) *gwv1.Refusal {
 	}
 	x.auditBatch()
 	return nil
+}
+
+// editsOf returns what a batch does, from its stage if it was too large for one entry.
+func (x *change) editsOf(m *gwv1.ChangeResources) ([]*gwv1.ResourceEdit, *gwv1.Refusal) {
+	if m.GetStage() == "" {
+		if len(m.GetEdits()) == 0 {
+			return nil, invalid("a batch without edits")
+		}
+		return m.Edits, nil
+	}
+	if p := idProblem("stage", m.Stage); p != "" {
+		return nil, invalid(p)
+	}
+	if len(m.Edits) > 0 || len(m.Staged) == 0 {
+		return nil, invalid("a batch is in the command or in its stage")
+	}
+	var edits []*gwv1.ResourceEdit
+	for _, sum := range m.Staged {
+		b, ok := one[*gwv1.StagedBlob](x.tx, tableStaged, byID, join(m.Stage, string(sum)))
+		if !ok {
+			return nil, refuse(gwv1.RefusalCode_REFUSAL_CODE_PRECONDITION, "stage_missing", "a part of the batch is not staged, or no longer")
+		}
+		part := &gwv1.StagedEdits{}
+		if err := proto.Unmarshal(b.Blob, part); err != nil {
+			return nil, invalid("a part of the batch can't be decoded")
+		}
+		edits = append(edits, part.Edits...)
+	}
+	if len(edits) == 0 {
+		return nil, invalid("a batch without edits")
+	}
+	return edits, nil
 }
 
 // auditBatch records the batch by its first change; a batch that changed nothing is no event.
@@ -85,7 +115,7 @@ func (x *change) auditBatch() {
 }
 
 // edit makes one change and returns the version the resource has then, 0 if it is gone.
-func (x *change) edit(stage string, e *gwv1.ResourceEdit) (uint64, *gwv1.Refusal) {
+func (x *change) edit(e *gwv1.ResourceEdit) (uint64, *gwv1.Refusal) {
 	if p := nameProblem("namespace", e.GetNamespace()); p != "" {
 		return 0, refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_INVALID, "invalid", e, p)
 	}
@@ -100,12 +130,8 @@ func (x *change) edit(stage string, e *gwv1.ResourceEdit) (uint64, *gwv1.Refusal
 		}
 		return 0, nil
 	}
-	spec, r := x.specOf(stage, e)
-	if r != nil {
-		return 0, r
-	}
 	next := &gwv1.ResourceRecord{
-		Kind: e.Kind, Namespace: e.Namespace, Name: e.Name, Labels: e.Labels, Digest: e.Digest, Spec: spec,
+		Kind: e.Kind, Namespace: e.Namespace, Name: e.Name, Labels: e.Labels, Digest: e.Digest, Spec: e.Spec,
 		Version: x.index, UpdatedAt: x.at, UpdatedBy: x.command.Actor, Secrets: e.Secrets,
 		OutsideReleases: e.OutsideReleases,
 	}
@@ -141,20 +167,6 @@ func checkExpected(e *gwv1.ResourceEdit, old *gwv1.ResourceRecord, there bool) *
 			fmt.Sprintf("expected version %d, it is %d", e.ExpectedVersion, old.Version))
 	}
 	return nil
-}
-
-func (x *change) specOf(stage string, e *gwv1.ResourceEdit) ([]byte, *gwv1.Refusal) {
-	if len(e.StagedSha256) == 0 {
-		return e.Spec, nil
-	}
-	if len(e.Spec) > 0 {
-		return nil, refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_INVALID, "invalid", e, "its spec is both here and staged")
-	}
-	b, ok := one[*gwv1.StagedBlob](x.tx, tableStaged, byID, join(stage, string(e.StagedSha256)))
-	if stage == "" || !ok {
-		return nil, refuseEdit(gwv1.RefusalCode_REFUSAL_CODE_PRECONDITION, "stage_missing", e, "its staged spec is not there, or no longer")
-	}
-	return b.Spec, nil
 }
 
 func refuseEdit(code gwv1.RefusalCode, reason string, e *gwv1.ResourceEdit, message string) *gwv1.Refusal {

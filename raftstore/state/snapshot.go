@@ -448,7 +448,7 @@ func count(tx *memdb.Txn) (t totals) {
 		t.idempotencyBytes += proto.Size(r)
 	}
 	for r := range list[*gwv1.StagedBlob](tx, tableStaged, byID, nil) {
-		t.stagedBytes += len(r.Spec)
+		t.stagedBytes += len(r.Blob)
 	}
 	for r := range list[*gwv1.PluginKVRecord](tx, tablePluginKV, byID, nil) {
 		t.pluginKVBytes += int(kvBytes(r))

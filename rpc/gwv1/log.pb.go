@@ -1177,7 +1177,7 @@ func (x *OpenTerm) GetVersion() string {
 type StageBlobs struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Stage string                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
-	// Canonical specs; found again by SHA-256 of themselves.
+	// Encoded StagedEdits; found again by SHA-256 of themselves.
 	Blobs         [][]byte `protobuf:"bytes,2,rep,name=blobs,proto3" json:"blobs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1227,18 +1227,65 @@ func (x *StageBlobs) GetBlobs() [][]byte {
 	return nil
 }
 
+// StagedEdits is a part of a batch.
+type StagedEdits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Edits         []*ResourceEdit        `protobuf:"bytes,1,rep,name=edits,proto3" json:"edits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StagedEdits) Reset() {
+	*x = StagedEdits{}
+	mi := &file_gw_v1_log_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StagedEdits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StagedEdits) ProtoMessage() {}
+
+func (x *StagedEdits) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_log_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StagedEdits.ProtoReflect.Descriptor instead.
+func (*StagedEdits) Descriptor() ([]byte, []int) {
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *StagedEdits) GetEdits() []*ResourceEdit {
+	if x != nil {
+		return x.Edits
+	}
+	return nil
+}
+
 type ChangeResources struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where specs that are not inline are staged; the stage is dropped.
-	Stage         string          `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
-	Edits         []*ResourceEdit `protobuf:"bytes,2,rep,name=edits,proto3" json:"edits,omitempty"`
+	// Where the staged parts are; the stage is dropped.
+	Stage string          `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
+	Edits []*ResourceEdit `protobuf:"bytes,2,rep,name=edits,proto3" json:"edits,omitempty"`
+	// SHA-256 of the StagedEdits that make the batch, in order; then edits is empty.
+	Staged        [][]byte `protobuf:"bytes,3,rep,name=staged,proto3" json:"staged,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ChangeResources) Reset() {
 	*x = ChangeResources{}
-	mi := &file_gw_v1_log_proto_msgTypes[6]
+	mi := &file_gw_v1_log_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1297,7 @@ func (x *ChangeResources) String() string {
 func (*ChangeResources) ProtoMessage() {}
 
 func (x *ChangeResources) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[6]
+	mi := &file_gw_v1_log_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1310,7 @@ func (x *ChangeResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResources.ProtoReflect.Descriptor instead.
 func (*ChangeResources) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{6}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ChangeResources) GetStage() string {
@@ -1280,6 +1327,13 @@ func (x *ChangeResources) GetEdits() []*ResourceEdit {
 	return nil
 }
 
+func (x *ChangeResources) GetStaged() [][]byte {
+	if x != nil {
+		return x.Staged
+	}
+	return nil
+}
+
 type ResourceEdit struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Kind      string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -1289,9 +1343,8 @@ type ResourceEdit struct {
 	Labels    map[string]string      `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// SHA-256 over kind, name and spec.
 	Digest []byte `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
-	// The canonical spec, or else its SHA-256 in the stage.
-	Spec         []byte `protobuf:"bytes,7,opt,name=spec,proto3" json:"spec,omitempty"`
-	StagedSha256 []byte `protobuf:"bytes,8,opt,name=staged_sha256,json=stagedSha256,proto3" json:"staged_sha256,omitempty"`
+	// The canonical spec.
+	Spec []byte `protobuf:"bytes,7,opt,name=spec,proto3" json:"spec,omitempty"`
 	// 0: whatever there is; else the version it must have. With must_not_exist: none must be there.
 	ExpectedVersion uint64 `protobuf:"varint,9,opt,name=expected_version,json=expectedVersion,proto3" json:"expected_version,omitempty"`
 	MustNotExist    bool   `protobuf:"varint,10,opt,name=must_not_exist,json=mustNotExist,proto3" json:"must_not_exist,omitempty"`
@@ -1305,7 +1358,7 @@ type ResourceEdit struct {
 
 func (x *ResourceEdit) Reset() {
 	*x = ResourceEdit{}
-	mi := &file_gw_v1_log_proto_msgTypes[7]
+	mi := &file_gw_v1_log_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1370,7 @@ func (x *ResourceEdit) String() string {
 func (*ResourceEdit) ProtoMessage() {}
 
 func (x *ResourceEdit) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[7]
+	mi := &file_gw_v1_log_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1383,7 @@ func (x *ResourceEdit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceEdit.ProtoReflect.Descriptor instead.
 func (*ResourceEdit) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ResourceEdit) GetKind() string {
@@ -1382,13 +1435,6 @@ func (x *ResourceEdit) GetSpec() []byte {
 	return nil
 }
 
-func (x *ResourceEdit) GetStagedSha256() []byte {
-	if x != nil {
-		return x.StagedSha256
-	}
-	return nil
-}
-
 func (x *ResourceEdit) GetExpectedVersion() uint64 {
 	if x != nil {
 		return x.ExpectedVersion
@@ -1431,7 +1477,7 @@ type PushReleases struct {
 
 func (x *PushReleases) Reset() {
 	*x = PushReleases{}
-	mi := &file_gw_v1_log_proto_msgTypes[8]
+	mi := &file_gw_v1_log_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1489,7 @@ func (x *PushReleases) String() string {
 func (*PushReleases) ProtoMessage() {}
 
 func (x *PushReleases) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[8]
+	mi := &file_gw_v1_log_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1502,7 @@ func (x *PushReleases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushReleases.ProtoReflect.Descriptor instead.
 func (*PushReleases) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PushReleases) GetNote() string {
@@ -1502,7 +1548,7 @@ type RollbackReleases struct {
 
 func (x *RollbackReleases) Reset() {
 	*x = RollbackReleases{}
-	mi := &file_gw_v1_log_proto_msgTypes[9]
+	mi := &file_gw_v1_log_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1560,7 @@ func (x *RollbackReleases) String() string {
 func (*RollbackReleases) ProtoMessage() {}
 
 func (x *RollbackReleases) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[9]
+	mi := &file_gw_v1_log_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1573,7 @@ func (x *RollbackReleases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackReleases.ProtoReflect.Descriptor instead.
 func (*RollbackReleases) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RollbackReleases) GetNote() string {
@@ -1579,7 +1625,7 @@ type RollbackNamespace struct {
 
 func (x *RollbackNamespace) Reset() {
 	*x = RollbackNamespace{}
-	mi := &file_gw_v1_log_proto_msgTypes[10]
+	mi := &file_gw_v1_log_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1637,7 @@ func (x *RollbackNamespace) String() string {
 func (*RollbackNamespace) ProtoMessage() {}
 
 func (x *RollbackNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[10]
+	mi := &file_gw_v1_log_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1650,7 @@ func (x *RollbackNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackNamespace.ProtoReflect.Descriptor instead.
 func (*RollbackNamespace) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RollbackNamespace) GetNamespace() string {
@@ -1646,7 +1692,7 @@ type FreezePushes struct {
 
 func (x *FreezePushes) Reset() {
 	*x = FreezePushes{}
-	mi := &file_gw_v1_log_proto_msgTypes[11]
+	mi := &file_gw_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1704,7 @@ func (x *FreezePushes) String() string {
 func (*FreezePushes) ProtoMessage() {}
 
 func (x *FreezePushes) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[11]
+	mi := &file_gw_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1717,7 @@ func (x *FreezePushes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezePushes.ProtoReflect.Descriptor instead.
 func (*FreezePushes) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FreezePushes) GetNamespaces() []string {
@@ -1698,7 +1744,7 @@ type UnfreezePushes struct {
 
 func (x *UnfreezePushes) Reset() {
 	*x = UnfreezePushes{}
-	mi := &file_gw_v1_log_proto_msgTypes[12]
+	mi := &file_gw_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1756,7 @@ func (x *UnfreezePushes) String() string {
 func (*UnfreezePushes) ProtoMessage() {}
 
 func (x *UnfreezePushes) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[12]
+	mi := &file_gw_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1769,7 @@ func (x *UnfreezePushes) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnfreezePushes.ProtoReflect.Descriptor instead.
 func (*UnfreezePushes) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UnfreezePushes) GetNamespaces() []string {
@@ -1744,7 +1790,7 @@ type NamespaceChecksum struct {
 
 func (x *NamespaceChecksum) Reset() {
 	*x = NamespaceChecksum{}
-	mi := &file_gw_v1_log_proto_msgTypes[13]
+	mi := &file_gw_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1756,7 +1802,7 @@ func (x *NamespaceChecksum) String() string {
 func (*NamespaceChecksum) ProtoMessage() {}
 
 func (x *NamespaceChecksum) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[13]
+	mi := &file_gw_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1769,7 +1815,7 @@ func (x *NamespaceChecksum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceChecksum.ProtoReflect.Descriptor instead.
 func (*NamespaceChecksum) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NamespaceChecksum) GetNamespace() string {
@@ -1796,7 +1842,7 @@ type PushedReleases struct {
 
 func (x *PushedReleases) Reset() {
 	*x = PushedReleases{}
-	mi := &file_gw_v1_log_proto_msgTypes[14]
+	mi := &file_gw_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1854,7 @@ func (x *PushedReleases) String() string {
 func (*PushedReleases) ProtoMessage() {}
 
 func (x *PushedReleases) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[14]
+	mi := &file_gw_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1867,7 @@ func (x *PushedReleases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushedReleases.ProtoReflect.Descriptor instead.
 func (*PushedReleases) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PushedReleases) GetNumber() uint64 {
@@ -1853,7 +1899,7 @@ type PushedRelease struct {
 
 func (x *PushedRelease) Reset() {
 	*x = PushedRelease{}
-	mi := &file_gw_v1_log_proto_msgTypes[15]
+	mi := &file_gw_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +1911,7 @@ func (x *PushedRelease) String() string {
 func (*PushedRelease) ProtoMessage() {}
 
 func (x *PushedRelease) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[15]
+	mi := &file_gw_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +1924,7 @@ func (x *PushedRelease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushedRelease.ProtoReflect.Descriptor instead.
 func (*PushedRelease) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PushedRelease) GetNamespace() string {
@@ -1941,7 +1987,7 @@ type PutAppRecord struct {
 
 func (x *PutAppRecord) Reset() {
 	*x = PutAppRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[16]
+	mi := &file_gw_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +1999,7 @@ func (x *PutAppRecord) String() string {
 func (*PutAppRecord) ProtoMessage() {}
 
 func (x *PutAppRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[16]
+	mi := &file_gw_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2012,7 @@ func (x *PutAppRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutAppRecord.ProtoReflect.Descriptor instead.
 func (*PutAppRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PutAppRecord) GetApp() *AppRecord {
@@ -1993,7 +2039,7 @@ type DeleteAppRecord struct {
 
 func (x *DeleteAppRecord) Reset() {
 	*x = DeleteAppRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[17]
+	mi := &file_gw_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2051,7 @@ func (x *DeleteAppRecord) String() string {
 func (*DeleteAppRecord) ProtoMessage() {}
 
 func (x *DeleteAppRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[17]
+	mi := &file_gw_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2064,7 @@ func (x *DeleteAppRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteAppRecord.ProtoReflect.Descriptor instead.
 func (*DeleteAppRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteAppRecord) GetNamespace() string {
@@ -2044,7 +2090,7 @@ type PutTokenRecord struct {
 
 func (x *PutTokenRecord) Reset() {
 	*x = PutTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[18]
+	mi := &file_gw_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2102,7 @@ func (x *PutTokenRecord) String() string {
 func (*PutTokenRecord) ProtoMessage() {}
 
 func (x *PutTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[18]
+	mi := &file_gw_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2115,7 @@ func (x *PutTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTokenRecord.ProtoReflect.Descriptor instead.
 func (*PutTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PutTokenRecord) GetToken() *TokenRecord {
@@ -2088,7 +2134,7 @@ type RevokeTokenRecord struct {
 
 func (x *RevokeTokenRecord) Reset() {
 	*x = RevokeTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[19]
+	mi := &file_gw_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2146,7 @@ func (x *RevokeTokenRecord) String() string {
 func (*RevokeTokenRecord) ProtoMessage() {}
 
 func (x *RevokeTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[19]
+	mi := &file_gw_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2159,7 @@ func (x *RevokeTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRecord.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RevokeTokenRecord) GetId() string {
@@ -2132,7 +2178,7 @@ type PutSecretRecord struct {
 
 func (x *PutSecretRecord) Reset() {
 	*x = PutSecretRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[20]
+	mi := &file_gw_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2190,7 @@ func (x *PutSecretRecord) String() string {
 func (*PutSecretRecord) ProtoMessage() {}
 
 func (x *PutSecretRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[20]
+	mi := &file_gw_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2203,7 @@ func (x *PutSecretRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecretRecord.ProtoReflect.Descriptor instead.
 func (*PutSecretRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PutSecretRecord) GetSecret() *SecretRecord {
@@ -2177,7 +2223,7 @@ type DeleteSecretRecord struct {
 
 func (x *DeleteSecretRecord) Reset() {
 	*x = DeleteSecretRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[21]
+	mi := &file_gw_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2235,7 @@ func (x *DeleteSecretRecord) String() string {
 func (*DeleteSecretRecord) ProtoMessage() {}
 
 func (x *DeleteSecretRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[21]
+	mi := &file_gw_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2248,7 @@ func (x *DeleteSecretRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSecretRecord.ProtoReflect.Descriptor instead.
 func (*DeleteSecretRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteSecretRecord) GetNamespace() string {
@@ -2228,7 +2274,7 @@ type PutJoinTokenRecord struct {
 
 func (x *PutJoinTokenRecord) Reset() {
 	*x = PutJoinTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[22]
+	mi := &file_gw_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2286,7 @@ func (x *PutJoinTokenRecord) String() string {
 func (*PutJoinTokenRecord) ProtoMessage() {}
 
 func (x *PutJoinTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[22]
+	mi := &file_gw_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2299,7 @@ func (x *PutJoinTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutJoinTokenRecord.ProtoReflect.Descriptor instead.
 func (*PutJoinTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PutJoinTokenRecord) GetJoinToken() *JoinTokenRecord {
@@ -2272,7 +2318,7 @@ type DeleteJoinTokenRecord struct {
 
 func (x *DeleteJoinTokenRecord) Reset() {
 	*x = DeleteJoinTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[23]
+	mi := &file_gw_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2330,7 @@ func (x *DeleteJoinTokenRecord) String() string {
 func (*DeleteJoinTokenRecord) ProtoMessage() {}
 
 func (x *DeleteJoinTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[23]
+	mi := &file_gw_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2343,7 @@ func (x *DeleteJoinTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJoinTokenRecord.ProtoReflect.Descriptor instead.
 func (*DeleteJoinTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteJoinTokenRecord) GetId() string {
@@ -2318,7 +2364,7 @@ type EnrollEdge struct {
 
 func (x *EnrollEdge) Reset() {
 	*x = EnrollEdge{}
-	mi := &file_gw_v1_log_proto_msgTypes[24]
+	mi := &file_gw_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2376,7 @@ func (x *EnrollEdge) String() string {
 func (*EnrollEdge) ProtoMessage() {}
 
 func (x *EnrollEdge) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[24]
+	mi := &file_gw_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2389,7 @@ func (x *EnrollEdge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollEdge.ProtoReflect.Descriptor instead.
 func (*EnrollEdge) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *EnrollEdge) GetJoinTokenId() string {
@@ -2370,7 +2416,7 @@ type UpdateEdges struct {
 
 func (x *UpdateEdges) Reset() {
 	*x = UpdateEdges{}
-	mi := &file_gw_v1_log_proto_msgTypes[25]
+	mi := &file_gw_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2428,7 @@ func (x *UpdateEdges) String() string {
 func (*UpdateEdges) ProtoMessage() {}
 
 func (x *UpdateEdges) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[25]
+	mi := &file_gw_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2441,7 @@ func (x *UpdateEdges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateEdges.ProtoReflect.Descriptor instead.
 func (*UpdateEdges) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UpdateEdges) GetEdges() []*EdgeRecord {
@@ -2414,7 +2460,7 @@ type RemoveEdgeRecord struct {
 
 func (x *RemoveEdgeRecord) Reset() {
 	*x = RemoveEdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[26]
+	mi := &file_gw_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2472,7 @@ func (x *RemoveEdgeRecord) String() string {
 func (*RemoveEdgeRecord) ProtoMessage() {}
 
 func (x *RemoveEdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[26]
+	mi := &file_gw_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2485,7 @@ func (x *RemoveEdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEdgeRecord.ProtoReflect.Descriptor instead.
 func (*RemoveEdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveEdgeRecord) GetId() string {
@@ -2459,7 +2505,7 @@ type RevokeEdgeRecord struct {
 
 func (x *RevokeEdgeRecord) Reset() {
 	*x = RevokeEdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[27]
+	mi := &file_gw_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2517,7 @@ func (x *RevokeEdgeRecord) String() string {
 func (*RevokeEdgeRecord) ProtoMessage() {}
 
 func (x *RevokeEdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[27]
+	mi := &file_gw_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2530,7 @@ func (x *RevokeEdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEdgeRecord.ProtoReflect.Descriptor instead.
 func (*RevokeEdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevokeEdgeRecord) GetId() string {
@@ -2504,7 +2550,7 @@ type RetryEdgeRecord struct {
 
 func (x *RetryEdgeRecord) Reset() {
 	*x = RetryEdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[28]
+	mi := &file_gw_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +2562,7 @@ func (x *RetryEdgeRecord) String() string {
 func (*RetryEdgeRecord) ProtoMessage() {}
 
 func (x *RetryEdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[28]
+	mi := &file_gw_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +2575,7 @@ func (x *RetryEdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryEdgeRecord.ProtoReflect.Descriptor instead.
 func (*RetryEdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RetryEdgeRecord) GetId() string {
@@ -2551,7 +2597,7 @@ type LabelEdgeRecord struct {
 
 func (x *LabelEdgeRecord) Reset() {
 	*x = LabelEdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[29]
+	mi := &file_gw_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2609,7 @@ func (x *LabelEdgeRecord) String() string {
 func (*LabelEdgeRecord) ProtoMessage() {}
 
 func (x *LabelEdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[29]
+	mi := &file_gw_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2622,7 @@ func (x *LabelEdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelEdgeRecord.ProtoReflect.Descriptor instead.
 func (*LabelEdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LabelEdgeRecord) GetId() string {
@@ -2613,7 +2659,7 @@ type PutUserRecord struct {
 
 func (x *PutUserRecord) Reset() {
 	*x = PutUserRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[30]
+	mi := &file_gw_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2671,7 @@ func (x *PutUserRecord) String() string {
 func (*PutUserRecord) ProtoMessage() {}
 
 func (x *PutUserRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[30]
+	mi := &file_gw_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2684,7 @@ func (x *PutUserRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutUserRecord.ProtoReflect.Descriptor instead.
 func (*PutUserRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutUserRecord) GetUser() *UserRecord {
@@ -2672,7 +2718,7 @@ type DeleteUserRecord struct {
 
 func (x *DeleteUserRecord) Reset() {
 	*x = DeleteUserRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[31]
+	mi := &file_gw_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2730,7 @@ func (x *DeleteUserRecord) String() string {
 func (*DeleteUserRecord) ProtoMessage() {}
 
 func (x *DeleteUserRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[31]
+	mi := &file_gw_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2743,7 @@ func (x *DeleteUserRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUserRecord.ProtoReflect.Descriptor instead.
 func (*DeleteUserRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeleteUserRecord) GetName() string {
@@ -2716,7 +2762,7 @@ type PutSessionRecord struct {
 
 func (x *PutSessionRecord) Reset() {
 	*x = PutSessionRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[32]
+	mi := &file_gw_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2728,7 +2774,7 @@ func (x *PutSessionRecord) String() string {
 func (*PutSessionRecord) ProtoMessage() {}
 
 func (x *PutSessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[32]
+	mi := &file_gw_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2741,7 +2787,7 @@ func (x *PutSessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSessionRecord.ProtoReflect.Descriptor instead.
 func (*PutSessionRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PutSessionRecord) GetSession() *SessionRecord {
@@ -2760,7 +2806,7 @@ type DeleteSessionRecord struct {
 
 func (x *DeleteSessionRecord) Reset() {
 	*x = DeleteSessionRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[33]
+	mi := &file_gw_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +2818,7 @@ func (x *DeleteSessionRecord) String() string {
 func (*DeleteSessionRecord) ProtoMessage() {}
 
 func (x *DeleteSessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[33]
+	mi := &file_gw_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +2831,7 @@ func (x *DeleteSessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRecord.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeleteSessionRecord) GetTokenHash() []byte {
@@ -2806,7 +2852,7 @@ type EnrollHub struct {
 
 func (x *EnrollHub) Reset() {
 	*x = EnrollHub{}
-	mi := &file_gw_v1_log_proto_msgTypes[34]
+	mi := &file_gw_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2818,7 +2864,7 @@ func (x *EnrollHub) String() string {
 func (*EnrollHub) ProtoMessage() {}
 
 func (x *EnrollHub) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[34]
+	mi := &file_gw_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2831,7 +2877,7 @@ func (x *EnrollHub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollHub.ProtoReflect.Descriptor instead.
 func (*EnrollHub) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EnrollHub) GetJoinTokenId() string {
@@ -2858,7 +2904,7 @@ type PutHubRecord struct {
 
 func (x *PutHubRecord) Reset() {
 	*x = PutHubRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[35]
+	mi := &file_gw_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2870,7 +2916,7 @@ func (x *PutHubRecord) String() string {
 func (*PutHubRecord) ProtoMessage() {}
 
 func (x *PutHubRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[35]
+	mi := &file_gw_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2883,7 +2929,7 @@ func (x *PutHubRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutHubRecord.ProtoReflect.Descriptor instead.
 func (*PutHubRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PutHubRecord) GetHub() *HubRecord {
@@ -2903,7 +2949,7 @@ type RemoveHubRecord struct {
 
 func (x *RemoveHubRecord) Reset() {
 	*x = RemoveHubRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[36]
+	mi := &file_gw_v1_log_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2915,7 +2961,7 @@ func (x *RemoveHubRecord) String() string {
 func (*RemoveHubRecord) ProtoMessage() {}
 
 func (x *RemoveHubRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[36]
+	mi := &file_gw_v1_log_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2928,7 +2974,7 @@ func (x *RemoveHubRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHubRecord.ProtoReflect.Descriptor instead.
 func (*RemoveHubRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveHubRecord) GetId() string {
@@ -2952,7 +2998,7 @@ type SettlePayloads struct {
 
 func (x *SettlePayloads) Reset() {
 	*x = SettlePayloads{}
-	mi := &file_gw_v1_log_proto_msgTypes[37]
+	mi := &file_gw_v1_log_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2964,7 +3010,7 @@ func (x *SettlePayloads) String() string {
 func (*SettlePayloads) ProtoMessage() {}
 
 func (x *SettlePayloads) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[37]
+	mi := &file_gw_v1_log_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2977,7 +3023,7 @@ func (x *SettlePayloads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettlePayloads.ProtoReflect.Descriptor instead.
 func (*SettlePayloads) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SettlePayloads) GetMarks() []*SettledMark {
@@ -3029,7 +3075,7 @@ type SettledMark struct {
 
 func (x *SettledMark) Reset() {
 	*x = SettledMark{}
-	mi := &file_gw_v1_log_proto_msgTypes[38]
+	mi := &file_gw_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3041,7 +3087,7 @@ func (x *SettledMark) String() string {
 func (*SettledMark) ProtoMessage() {}
 
 func (x *SettledMark) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[38]
+	mi := &file_gw_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3054,7 +3100,7 @@ func (x *SettledMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettledMark.ProtoReflect.Descriptor instead.
 func (*SettledMark) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SettledMark) GetStoreId() []byte {
@@ -3139,7 +3185,7 @@ type PluginKVRead struct {
 
 func (x *PluginKVRead) Reset() {
 	*x = PluginKVRead{}
-	mi := &file_gw_v1_log_proto_msgTypes[39]
+	mi := &file_gw_v1_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3151,7 +3197,7 @@ func (x *PluginKVRead) String() string {
 func (*PluginKVRead) ProtoMessage() {}
 
 func (x *PluginKVRead) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[39]
+	mi := &file_gw_v1_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3164,7 +3210,7 @@ func (x *PluginKVRead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginKVRead.ProtoReflect.Descriptor instead.
 func (*PluginKVRead) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{39}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PluginKVRead) GetPluginId() uint32 {
@@ -3202,7 +3248,7 @@ type PluginKVWrite struct {
 
 func (x *PluginKVWrite) Reset() {
 	*x = PluginKVWrite{}
-	mi := &file_gw_v1_log_proto_msgTypes[40]
+	mi := &file_gw_v1_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3214,7 +3260,7 @@ func (x *PluginKVWrite) String() string {
 func (*PluginKVWrite) ProtoMessage() {}
 
 func (x *PluginKVWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[40]
+	mi := &file_gw_v1_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3227,7 +3273,7 @@ func (x *PluginKVWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginKVWrite.ProtoReflect.Descriptor instead.
 func (*PluginKVWrite) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{40}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PluginKVWrite) GetPluginId() uint32 {
@@ -3275,7 +3321,7 @@ type ChangePluginKV struct {
 
 func (x *ChangePluginKV) Reset() {
 	*x = ChangePluginKV{}
-	mi := &file_gw_v1_log_proto_msgTypes[41]
+	mi := &file_gw_v1_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3287,7 +3333,7 @@ func (x *ChangePluginKV) String() string {
 func (*ChangePluginKV) ProtoMessage() {}
 
 func (x *ChangePluginKV) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[41]
+	mi := &file_gw_v1_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3300,7 +3346,7 @@ func (x *ChangePluginKV) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePluginKV.ProtoReflect.Descriptor instead.
 func (*ChangePluginKV) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{41}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ChangePluginKV) GetWrites() []*PluginKVWrite {
@@ -3322,7 +3368,7 @@ type OrderDeadLetters struct {
 
 func (x *OrderDeadLetters) Reset() {
 	*x = OrderDeadLetters{}
-	mi := &file_gw_v1_log_proto_msgTypes[42]
+	mi := &file_gw_v1_log_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3334,7 +3380,7 @@ func (x *OrderDeadLetters) String() string {
 func (*OrderDeadLetters) ProtoMessage() {}
 
 func (x *OrderDeadLetters) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[42]
+	mi := &file_gw_v1_log_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3347,7 +3393,7 @@ func (x *OrderDeadLetters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrderDeadLetters.ProtoReflect.Descriptor instead.
 func (*OrderDeadLetters) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{42}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *OrderDeadLetters) GetIds() []string {
@@ -3378,7 +3424,7 @@ type ResolveDeadLetters struct {
 
 func (x *ResolveDeadLetters) Reset() {
 	*x = ResolveDeadLetters{}
-	mi := &file_gw_v1_log_proto_msgTypes[43]
+	mi := &file_gw_v1_log_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3390,7 +3436,7 @@ func (x *ResolveDeadLetters) String() string {
 func (*ResolveDeadLetters) ProtoMessage() {}
 
 func (x *ResolveDeadLetters) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[43]
+	mi := &file_gw_v1_log_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3403,7 +3449,7 @@ func (x *ResolveDeadLetters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveDeadLetters.ProtoReflect.Descriptor instead.
 func (*ResolveDeadLetters) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{43}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ResolveDeadLetters) GetEdgeId() string {
@@ -3436,7 +3482,7 @@ type Beacon struct {
 
 func (x *Beacon) Reset() {
 	*x = Beacon{}
-	mi := &file_gw_v1_log_proto_msgTypes[44]
+	mi := &file_gw_v1_log_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3448,7 +3494,7 @@ func (x *Beacon) String() string {
 func (*Beacon) ProtoMessage() {}
 
 func (x *Beacon) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[44]
+	mi := &file_gw_v1_log_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3461,7 +3507,7 @@ func (x *Beacon) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beacon.ProtoReflect.Descriptor instead.
 func (*Beacon) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{44}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{45}
 }
 
 // RaiseEpoch follows an offline recovery, in which acknowledged changes may have been lost.
@@ -3475,7 +3521,7 @@ type RaiseEpoch struct {
 
 func (x *RaiseEpoch) Reset() {
 	*x = RaiseEpoch{}
-	mi := &file_gw_v1_log_proto_msgTypes[45]
+	mi := &file_gw_v1_log_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3487,7 +3533,7 @@ func (x *RaiseEpoch) String() string {
 func (*RaiseEpoch) ProtoMessage() {}
 
 func (x *RaiseEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[45]
+	mi := &file_gw_v1_log_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3500,7 +3546,7 @@ func (x *RaiseEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseEpoch.ProtoReflect.Descriptor instead.
 func (*RaiseEpoch) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{45}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RaiseEpoch) GetAtLeast() uint64 {
@@ -3532,7 +3578,7 @@ type ClusterRecord struct {
 
 func (x *ClusterRecord) Reset() {
 	*x = ClusterRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[46]
+	mi := &file_gw_v1_log_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3544,7 +3590,7 @@ func (x *ClusterRecord) String() string {
 func (*ClusterRecord) ProtoMessage() {}
 
 func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[46]
+	mi := &file_gw_v1_log_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3557,7 +3603,7 @@ func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRecord.ProtoReflect.Descriptor instead.
 func (*ClusterRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{46}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ClusterRecord) GetClusterId() string {
@@ -3664,7 +3710,7 @@ type ResourceRecord struct {
 
 func (x *ResourceRecord) Reset() {
 	*x = ResourceRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[47]
+	mi := &file_gw_v1_log_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3676,7 +3722,7 @@ func (x *ResourceRecord) String() string {
 func (*ResourceRecord) ProtoMessage() {}
 
 func (x *ResourceRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[47]
+	mi := &file_gw_v1_log_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3689,7 +3735,7 @@ func (x *ResourceRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRecord.ProtoReflect.Descriptor instead.
 func (*ResourceRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{47}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ResourceRecord) GetKind() string {
@@ -3784,7 +3830,7 @@ type AppRecord struct {
 
 func (x *AppRecord) Reset() {
 	*x = AppRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[48]
+	mi := &file_gw_v1_log_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3796,7 +3842,7 @@ func (x *AppRecord) String() string {
 func (*AppRecord) ProtoMessage() {}
 
 func (x *AppRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[48]
+	mi := &file_gw_v1_log_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3809,7 +3855,7 @@ func (x *AppRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppRecord.ProtoReflect.Descriptor instead.
 func (*AppRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{48}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AppRecord) GetId() string {
@@ -3879,7 +3925,7 @@ type TokenRecord struct {
 
 func (x *TokenRecord) Reset() {
 	*x = TokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[49]
+	mi := &file_gw_v1_log_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3891,7 +3937,7 @@ func (x *TokenRecord) String() string {
 func (*TokenRecord) ProtoMessage() {}
 
 func (x *TokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[49]
+	mi := &file_gw_v1_log_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3904,7 +3950,7 @@ func (x *TokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRecord.ProtoReflect.Descriptor instead.
 func (*TokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{49}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *TokenRecord) GetId() string {
@@ -3979,7 +4025,7 @@ type SecretRecord struct {
 
 func (x *SecretRecord) Reset() {
 	*x = SecretRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[50]
+	mi := &file_gw_v1_log_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3991,7 +4037,7 @@ func (x *SecretRecord) String() string {
 func (*SecretRecord) ProtoMessage() {}
 
 func (x *SecretRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[50]
+	mi := &file_gw_v1_log_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4004,7 +4050,7 @@ func (x *SecretRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretRecord.ProtoReflect.Descriptor instead.
 func (*SecretRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{50}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SecretRecord) GetNamespace() string {
@@ -4069,7 +4115,7 @@ type JoinTokenRecord struct {
 
 func (x *JoinTokenRecord) Reset() {
 	*x = JoinTokenRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[51]
+	mi := &file_gw_v1_log_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4081,7 +4127,7 @@ func (x *JoinTokenRecord) String() string {
 func (*JoinTokenRecord) ProtoMessage() {}
 
 func (x *JoinTokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[51]
+	mi := &file_gw_v1_log_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4094,7 +4140,7 @@ func (x *JoinTokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenRecord.ProtoReflect.Descriptor instead.
 func (*JoinTokenRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{51}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *JoinTokenRecord) GetId() string {
@@ -4203,7 +4249,7 @@ type EdgeRecord struct {
 
 func (x *EdgeRecord) Reset() {
 	*x = EdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[52]
+	mi := &file_gw_v1_log_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4215,7 +4261,7 @@ func (x *EdgeRecord) String() string {
 func (*EdgeRecord) ProtoMessage() {}
 
 func (x *EdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[52]
+	mi := &file_gw_v1_log_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4228,7 +4274,7 @@ func (x *EdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeRecord.ProtoReflect.Descriptor instead.
 func (*EdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{52}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *EdgeRecord) GetId() string {
@@ -4359,7 +4405,7 @@ type LoadFailure struct {
 
 func (x *LoadFailure) Reset() {
 	*x = LoadFailure{}
-	mi := &file_gw_v1_log_proto_msgTypes[53]
+	mi := &file_gw_v1_log_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4371,7 +4417,7 @@ func (x *LoadFailure) String() string {
 func (*LoadFailure) ProtoMessage() {}
 
 func (x *LoadFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[53]
+	mi := &file_gw_v1_log_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4384,7 +4430,7 @@ func (x *LoadFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadFailure.ProtoReflect.Descriptor instead.
 func (*LoadFailure) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{53}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LoadFailure) GetEpoch() uint64 {
@@ -4458,7 +4504,7 @@ type PushRecord struct {
 
 func (x *PushRecord) Reset() {
 	*x = PushRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[54]
+	mi := &file_gw_v1_log_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4470,7 +4516,7 @@ func (x *PushRecord) String() string {
 func (*PushRecord) ProtoMessage() {}
 
 func (x *PushRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[54]
+	mi := &file_gw_v1_log_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4483,7 +4529,7 @@ func (x *PushRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRecord.ProtoReflect.Descriptor instead.
 func (*PushRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{54}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PushRecord) GetNumber() uint64 {
@@ -4576,7 +4622,7 @@ type NamespacePush struct {
 
 func (x *NamespacePush) Reset() {
 	*x = NamespacePush{}
-	mi := &file_gw_v1_log_proto_msgTypes[55]
+	mi := &file_gw_v1_log_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4588,7 +4634,7 @@ func (x *NamespacePush) String() string {
 func (*NamespacePush) ProtoMessage() {}
 
 func (x *NamespacePush) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[55]
+	mi := &file_gw_v1_log_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4601,7 +4647,7 @@ func (x *NamespacePush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespacePush.ProtoReflect.Descriptor instead.
 func (*NamespacePush) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{55}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *NamespacePush) GetNamespace() string {
@@ -4689,7 +4735,7 @@ type PushEdgeRecord struct {
 
 func (x *PushEdgeRecord) Reset() {
 	*x = PushEdgeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[56]
+	mi := &file_gw_v1_log_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4701,7 +4747,7 @@ func (x *PushEdgeRecord) String() string {
 func (*PushEdgeRecord) ProtoMessage() {}
 
 func (x *PushEdgeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[56]
+	mi := &file_gw_v1_log_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4714,7 +4760,7 @@ func (x *PushEdgeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushEdgeRecord.ProtoReflect.Descriptor instead.
 func (*PushEdgeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{56}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PushEdgeRecord) GetPush() uint64 {
@@ -4772,7 +4818,7 @@ type FreezeRecord struct {
 
 func (x *FreezeRecord) Reset() {
 	*x = FreezeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[57]
+	mi := &file_gw_v1_log_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4784,7 +4830,7 @@ func (x *FreezeRecord) String() string {
 func (*FreezeRecord) ProtoMessage() {}
 
 func (x *FreezeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[57]
+	mi := &file_gw_v1_log_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4797,7 +4843,7 @@ func (x *FreezeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRecord.ProtoReflect.Descriptor instead.
 func (*FreezeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{57}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *FreezeRecord) GetNamespace() string {
@@ -4842,7 +4888,7 @@ type RevocationRecord struct {
 
 func (x *RevocationRecord) Reset() {
 	*x = RevocationRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[58]
+	mi := &file_gw_v1_log_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4854,7 +4900,7 @@ func (x *RevocationRecord) String() string {
 func (*RevocationRecord) ProtoMessage() {}
 
 func (x *RevocationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[58]
+	mi := &file_gw_v1_log_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4867,7 +4913,7 @@ func (x *RevocationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationRecord.ProtoReflect.Descriptor instead.
 func (*RevocationRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{58}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RevocationRecord) GetEdgeId() string {
@@ -4912,7 +4958,7 @@ type TimelineRecord struct {
 
 func (x *TimelineRecord) Reset() {
 	*x = TimelineRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[59]
+	mi := &file_gw_v1_log_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4924,7 +4970,7 @@ func (x *TimelineRecord) String() string {
 func (*TimelineRecord) ProtoMessage() {}
 
 func (x *TimelineRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[59]
+	mi := &file_gw_v1_log_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4937,7 +4983,7 @@ func (x *TimelineRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineRecord.ProtoReflect.Descriptor instead.
 func (*TimelineRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{59}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *TimelineRecord) GetEdgeId() string {
@@ -4976,7 +5022,7 @@ type TimelineEntry struct {
 
 func (x *TimelineEntry) Reset() {
 	*x = TimelineEntry{}
-	mi := &file_gw_v1_log_proto_msgTypes[60]
+	mi := &file_gw_v1_log_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4988,7 +5034,7 @@ func (x *TimelineEntry) String() string {
 func (*TimelineEntry) ProtoMessage() {}
 
 func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[60]
+	mi := &file_gw_v1_log_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5001,7 +5047,7 @@ func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimelineEntry.ProtoReflect.Descriptor instead.
 func (*TimelineEntry) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{60}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *TimelineEntry) GetAt() int64 {
@@ -5054,7 +5100,7 @@ type HubRecord struct {
 
 func (x *HubRecord) Reset() {
 	*x = HubRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[61]
+	mi := &file_gw_v1_log_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5066,7 +5112,7 @@ func (x *HubRecord) String() string {
 func (*HubRecord) ProtoMessage() {}
 
 func (x *HubRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[61]
+	mi := &file_gw_v1_log_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5079,7 +5125,7 @@ func (x *HubRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HubRecord.ProtoReflect.Descriptor instead.
 func (*HubRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{61}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *HubRecord) GetId() string {
@@ -5138,7 +5184,7 @@ type UserRecord struct {
 
 func (x *UserRecord) Reset() {
 	*x = UserRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[62]
+	mi := &file_gw_v1_log_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5150,7 +5196,7 @@ func (x *UserRecord) String() string {
 func (*UserRecord) ProtoMessage() {}
 
 func (x *UserRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[62]
+	mi := &file_gw_v1_log_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5163,7 +5209,7 @@ func (x *UserRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRecord.ProtoReflect.Descriptor instead.
 func (*UserRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{62}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *UserRecord) GetName() string {
@@ -5214,7 +5260,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[63]
+	mi := &file_gw_v1_log_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5226,7 +5272,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[63]
+	mi := &file_gw_v1_log_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5239,7 +5285,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{63}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *SessionRecord) GetTokenHash() []byte {
@@ -5287,7 +5333,7 @@ type AccessChangeRecord struct {
 
 func (x *AccessChangeRecord) Reset() {
 	*x = AccessChangeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[64]
+	mi := &file_gw_v1_log_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5299,7 +5345,7 @@ func (x *AccessChangeRecord) String() string {
 func (*AccessChangeRecord) ProtoMessage() {}
 
 func (x *AccessChangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[64]
+	mi := &file_gw_v1_log_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5312,7 +5358,7 @@ func (x *AccessChangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessChangeRecord.ProtoReflect.Descriptor instead.
 func (*AccessChangeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{64}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *AccessChangeRecord) GetVersion() uint64 {
@@ -5410,7 +5456,7 @@ type SecretName struct {
 
 func (x *SecretName) Reset() {
 	*x = SecretName{}
-	mi := &file_gw_v1_log_proto_msgTypes[65]
+	mi := &file_gw_v1_log_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5422,7 +5468,7 @@ func (x *SecretName) String() string {
 func (*SecretName) ProtoMessage() {}
 
 func (x *SecretName) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[65]
+	mi := &file_gw_v1_log_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5435,7 +5481,7 @@ func (x *SecretName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretName.ProtoReflect.Descriptor instead.
 func (*SecretName) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{65}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *SecretName) GetNamespace() string {
@@ -5469,7 +5515,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[66]
+	mi := &file_gw_v1_log_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5481,7 +5527,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[66]
+	mi := &file_gw_v1_log_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5494,7 +5540,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{66}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -5559,7 +5605,7 @@ type IdempotencyRecord struct {
 
 func (x *IdempotencyRecord) Reset() {
 	*x = IdempotencyRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[67]
+	mi := &file_gw_v1_log_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5571,7 +5617,7 @@ func (x *IdempotencyRecord) String() string {
 func (*IdempotencyRecord) ProtoMessage() {}
 
 func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[67]
+	mi := &file_gw_v1_log_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5584,7 +5630,7 @@ func (x *IdempotencyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdempotencyRecord.ProtoReflect.Descriptor instead.
 func (*IdempotencyRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{67}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *IdempotencyRecord) GetActor() string {
@@ -5627,14 +5673,14 @@ type StagedBlob struct {
 	Stage         string                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
 	At            int64                  `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`
 	Sha256        []byte                 `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
-	Spec          []byte                 `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	Blob          []byte                 `protobuf:"bytes,4,opt,name=blob,proto3" json:"blob,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StagedBlob) Reset() {
 	*x = StagedBlob{}
-	mi := &file_gw_v1_log_proto_msgTypes[68]
+	mi := &file_gw_v1_log_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5646,7 +5692,7 @@ func (x *StagedBlob) String() string {
 func (*StagedBlob) ProtoMessage() {}
 
 func (x *StagedBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[68]
+	mi := &file_gw_v1_log_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5659,7 +5705,7 @@ func (x *StagedBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StagedBlob.ProtoReflect.Descriptor instead.
 func (*StagedBlob) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{68}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *StagedBlob) GetStage() string {
@@ -5683,9 +5729,9 @@ func (x *StagedBlob) GetSha256() []byte {
 	return nil
 }
 
-func (x *StagedBlob) GetSpec() []byte {
+func (x *StagedBlob) GetBlob() []byte {
 	if x != nil {
-		return x.Spec
+		return x.Blob
 	}
 	return nil
 }
@@ -5708,7 +5754,7 @@ type ReleaseRecord struct {
 
 func (x *ReleaseRecord) Reset() {
 	*x = ReleaseRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[69]
+	mi := &file_gw_v1_log_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5720,7 +5766,7 @@ func (x *ReleaseRecord) String() string {
 func (*ReleaseRecord) ProtoMessage() {}
 
 func (x *ReleaseRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[69]
+	mi := &file_gw_v1_log_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5733,7 +5779,7 @@ func (x *ReleaseRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRecord.ProtoReflect.Descriptor instead.
 func (*ReleaseRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{69}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ReleaseRecord) GetNamespace() string {
@@ -5812,7 +5858,7 @@ type ReleaseEntry struct {
 
 func (x *ReleaseEntry) Reset() {
 	*x = ReleaseEntry{}
-	mi := &file_gw_v1_log_proto_msgTypes[70]
+	mi := &file_gw_v1_log_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5824,7 +5870,7 @@ func (x *ReleaseEntry) String() string {
 func (*ReleaseEntry) ProtoMessage() {}
 
 func (x *ReleaseEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[70]
+	mi := &file_gw_v1_log_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5837,7 +5883,7 @@ func (x *ReleaseEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseEntry.ProtoReflect.Descriptor instead.
 func (*ReleaseEntry) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{70}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ReleaseEntry) GetKind() string {
@@ -5892,7 +5938,7 @@ type PluginKVRecord struct {
 
 func (x *PluginKVRecord) Reset() {
 	*x = PluginKVRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[71]
+	mi := &file_gw_v1_log_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5904,7 +5950,7 @@ func (x *PluginKVRecord) String() string {
 func (*PluginKVRecord) ProtoMessage() {}
 
 func (x *PluginKVRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[71]
+	mi := &file_gw_v1_log_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5917,7 +5963,7 @@ func (x *PluginKVRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginKVRecord.ProtoReflect.Descriptor instead.
 func (*PluginKVRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{71}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *PluginKVRecord) GetPluginId() uint32 {
@@ -5974,7 +6020,7 @@ type PluginKVSizeRecord struct {
 
 func (x *PluginKVSizeRecord) Reset() {
 	*x = PluginKVSizeRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[72]
+	mi := &file_gw_v1_log_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5986,7 +6032,7 @@ func (x *PluginKVSizeRecord) String() string {
 func (*PluginKVSizeRecord) ProtoMessage() {}
 
 func (x *PluginKVSizeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[72]
+	mi := &file_gw_v1_log_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5999,7 +6045,7 @@ func (x *PluginKVSizeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginKVSizeRecord.ProtoReflect.Descriptor instead.
 func (*PluginKVSizeRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{72}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *PluginKVSizeRecord) GetPluginId() uint32 {
@@ -6039,7 +6085,7 @@ type PluginMarkRecord struct {
 
 func (x *PluginMarkRecord) Reset() {
 	*x = PluginMarkRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[73]
+	mi := &file_gw_v1_log_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6051,7 +6097,7 @@ func (x *PluginMarkRecord) String() string {
 func (*PluginMarkRecord) ProtoMessage() {}
 
 func (x *PluginMarkRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[73]
+	mi := &file_gw_v1_log_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6064,7 +6110,7 @@ func (x *PluginMarkRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginMarkRecord.ProtoReflect.Descriptor instead.
 func (*PluginMarkRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{73}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *PluginMarkRecord) GetStoreId() []byte {
@@ -6124,7 +6170,7 @@ type PluginTallyRecord struct {
 
 func (x *PluginTallyRecord) Reset() {
 	*x = PluginTallyRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[74]
+	mi := &file_gw_v1_log_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6136,7 +6182,7 @@ func (x *PluginTallyRecord) String() string {
 func (*PluginTallyRecord) ProtoMessage() {}
 
 func (x *PluginTallyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[74]
+	mi := &file_gw_v1_log_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6149,7 +6195,7 @@ func (x *PluginTallyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginTallyRecord.ProtoReflect.Descriptor instead.
 func (*PluginTallyRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{74}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *PluginTallyRecord) GetPluginId() uint32 {
@@ -6218,7 +6264,7 @@ type DeadLetterRecord struct {
 
 func (x *DeadLetterRecord) Reset() {
 	*x = DeadLetterRecord{}
-	mi := &file_gw_v1_log_proto_msgTypes[75]
+	mi := &file_gw_v1_log_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6230,7 +6276,7 @@ func (x *DeadLetterRecord) String() string {
 func (*DeadLetterRecord) ProtoMessage() {}
 
 func (x *DeadLetterRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[75]
+	mi := &file_gw_v1_log_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6243,7 +6289,7 @@ func (x *DeadLetterRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterRecord.ProtoReflect.Descriptor instead.
 func (*DeadLetterRecord) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{75}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *DeadLetterRecord) GetId() string {
@@ -6356,7 +6402,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_gw_v1_log_proto_msgTypes[76]
+	mi := &file_gw_v1_log_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6368,7 +6414,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_log_proto_msgTypes[76]
+	mi := &file_gw_v1_log_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6381,7 +6427,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_gw_v1_log_proto_rawDescGZIP(), []int{76}
+	return file_gw_v1_log_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -6491,10 +6537,13 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"StageBlobs\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x14\n" +
-	"\x05blobs\x18\x02 \x03(\fR\x05blobs\"R\n" +
+	"\x05blobs\x18\x02 \x03(\fR\x05blobs\"8\n" +
+	"\vStagedEdits\x12)\n" +
+	"\x05edits\x18\x01 \x03(\v2\x13.gw.v1.ResourceEditR\x05edits\"j\n" +
 	"\x0fChangeResources\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12)\n" +
-	"\x05edits\x18\x02 \x03(\v2\x13.gw.v1.ResourceEditR\x05edits\"\xc7\x03\n" +
+	"\x05edits\x18\x02 \x03(\v2\x13.gw.v1.ResourceEditR\x05edits\x12\x16\n" +
+	"\x06staged\x18\x03 \x03(\fR\x06staged\"\xa8\x03\n" +
 	"\fResourceEdit\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -6502,8 +6551,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x06delete\x18\x04 \x01(\bR\x06delete\x127\n" +
 	"\x06labels\x18\x05 \x03(\v2\x1f.gw.v1.ResourceEdit.LabelsEntryR\x06labels\x12\x16\n" +
 	"\x06digest\x18\x06 \x01(\fR\x06digest\x12\x12\n" +
-	"\x04spec\x18\a \x01(\fR\x04spec\x12#\n" +
-	"\rstaged_sha256\x18\b \x01(\fR\fstagedSha256\x12)\n" +
+	"\x04spec\x18\a \x01(\fR\x04spec\x12)\n" +
 	"\x10expected_version\x18\t \x01(\x04R\x0fexpectedVersion\x12$\n" +
 	"\x0emust_not_exist\x18\n" +
 	" \x01(\bR\fmustNotExist\x12\x18\n" +
@@ -6511,7 +6559,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x10outside_releases\x18\f \x01(\bR\x0foutsideReleases\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa6\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\b\x10\t\"\xa6\x01\n" +
 	"\fPushReleases\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\tR\x04note\x128\n" +
 	"\n" +
@@ -6889,7 +6937,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x03R\x02at\x12\x16\n" +
 	"\x06sha256\x18\x03 \x01(\fR\x06sha256\x12\x12\n" +
-	"\x04spec\x18\x04 \x01(\fR\x04spec\"\xa9\x02\n" +
+	"\x04blob\x18\x04 \x01(\fR\x04blob\"\xa9\x02\n" +
 	"\rReleaseRecord\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
@@ -7004,7 +7052,7 @@ func file_gw_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_gw_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_gw_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
+var file_gw_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
 var file_gw_v1_log_proto_goTypes = []any{
 	(RefusalCode)(0),              // 0: gw.v1.RefusalCode
 	(PushOutcome)(0),              // 1: gw.v1.PushOutcome
@@ -7015,165 +7063,167 @@ var file_gw_v1_log_proto_goTypes = []any{
 	(*Bootstrap)(nil),             // 6: gw.v1.Bootstrap
 	(*OpenTerm)(nil),              // 7: gw.v1.OpenTerm
 	(*StageBlobs)(nil),            // 8: gw.v1.StageBlobs
-	(*ChangeResources)(nil),       // 9: gw.v1.ChangeResources
-	(*ResourceEdit)(nil),          // 10: gw.v1.ResourceEdit
-	(*PushReleases)(nil),          // 11: gw.v1.PushReleases
-	(*RollbackReleases)(nil),      // 12: gw.v1.RollbackReleases
-	(*RollbackNamespace)(nil),     // 13: gw.v1.RollbackNamespace
-	(*FreezePushes)(nil),          // 14: gw.v1.FreezePushes
-	(*UnfreezePushes)(nil),        // 15: gw.v1.UnfreezePushes
-	(*NamespaceChecksum)(nil),     // 16: gw.v1.NamespaceChecksum
-	(*PushedReleases)(nil),        // 17: gw.v1.PushedReleases
-	(*PushedRelease)(nil),         // 18: gw.v1.PushedRelease
-	(*PutAppRecord)(nil),          // 19: gw.v1.PutAppRecord
-	(*DeleteAppRecord)(nil),       // 20: gw.v1.DeleteAppRecord
-	(*PutTokenRecord)(nil),        // 21: gw.v1.PutTokenRecord
-	(*RevokeTokenRecord)(nil),     // 22: gw.v1.RevokeTokenRecord
-	(*PutSecretRecord)(nil),       // 23: gw.v1.PutSecretRecord
-	(*DeleteSecretRecord)(nil),    // 24: gw.v1.DeleteSecretRecord
-	(*PutJoinTokenRecord)(nil),    // 25: gw.v1.PutJoinTokenRecord
-	(*DeleteJoinTokenRecord)(nil), // 26: gw.v1.DeleteJoinTokenRecord
-	(*EnrollEdge)(nil),            // 27: gw.v1.EnrollEdge
-	(*UpdateEdges)(nil),           // 28: gw.v1.UpdateEdges
-	(*RemoveEdgeRecord)(nil),      // 29: gw.v1.RemoveEdgeRecord
-	(*RevokeEdgeRecord)(nil),      // 30: gw.v1.RevokeEdgeRecord
-	(*RetryEdgeRecord)(nil),       // 31: gw.v1.RetryEdgeRecord
-	(*LabelEdgeRecord)(nil),       // 32: gw.v1.LabelEdgeRecord
-	(*PutUserRecord)(nil),         // 33: gw.v1.PutUserRecord
-	(*DeleteUserRecord)(nil),      // 34: gw.v1.DeleteUserRecord
-	(*PutSessionRecord)(nil),      // 35: gw.v1.PutSessionRecord
-	(*DeleteSessionRecord)(nil),   // 36: gw.v1.DeleteSessionRecord
-	(*EnrollHub)(nil),             // 37: gw.v1.EnrollHub
-	(*PutHubRecord)(nil),          // 38: gw.v1.PutHubRecord
-	(*RemoveHubRecord)(nil),       // 39: gw.v1.RemoveHubRecord
-	(*SettlePayloads)(nil),        // 40: gw.v1.SettlePayloads
-	(*SettledMark)(nil),           // 41: gw.v1.SettledMark
-	(*PluginKVRead)(nil),          // 42: gw.v1.PluginKVRead
-	(*PluginKVWrite)(nil),         // 43: gw.v1.PluginKVWrite
-	(*ChangePluginKV)(nil),        // 44: gw.v1.ChangePluginKV
-	(*OrderDeadLetters)(nil),      // 45: gw.v1.OrderDeadLetters
-	(*ResolveDeadLetters)(nil),    // 46: gw.v1.ResolveDeadLetters
-	(*Beacon)(nil),                // 47: gw.v1.Beacon
-	(*RaiseEpoch)(nil),            // 48: gw.v1.RaiseEpoch
-	(*ClusterRecord)(nil),         // 49: gw.v1.ClusterRecord
-	(*ResourceRecord)(nil),        // 50: gw.v1.ResourceRecord
-	(*AppRecord)(nil),             // 51: gw.v1.AppRecord
-	(*TokenRecord)(nil),           // 52: gw.v1.TokenRecord
-	(*SecretRecord)(nil),          // 53: gw.v1.SecretRecord
-	(*JoinTokenRecord)(nil),       // 54: gw.v1.JoinTokenRecord
-	(*EdgeRecord)(nil),            // 55: gw.v1.EdgeRecord
-	(*LoadFailure)(nil),           // 56: gw.v1.LoadFailure
-	(*PushRecord)(nil),            // 57: gw.v1.PushRecord
-	(*NamespacePush)(nil),         // 58: gw.v1.NamespacePush
-	(*PushEdgeRecord)(nil),        // 59: gw.v1.PushEdgeRecord
-	(*FreezeRecord)(nil),          // 60: gw.v1.FreezeRecord
-	(*RevocationRecord)(nil),      // 61: gw.v1.RevocationRecord
-	(*TimelineRecord)(nil),        // 62: gw.v1.TimelineRecord
-	(*TimelineEntry)(nil),         // 63: gw.v1.TimelineEntry
-	(*HubRecord)(nil),             // 64: gw.v1.HubRecord
-	(*UserRecord)(nil),            // 65: gw.v1.UserRecord
-	(*SessionRecord)(nil),         // 66: gw.v1.SessionRecord
-	(*AccessChangeRecord)(nil),    // 67: gw.v1.AccessChangeRecord
-	(*SecretName)(nil),            // 68: gw.v1.SecretName
-	(*AuditRecord)(nil),           // 69: gw.v1.AuditRecord
-	(*IdempotencyRecord)(nil),     // 70: gw.v1.IdempotencyRecord
-	(*StagedBlob)(nil),            // 71: gw.v1.StagedBlob
-	(*ReleaseRecord)(nil),         // 72: gw.v1.ReleaseRecord
-	(*ReleaseEntry)(nil),          // 73: gw.v1.ReleaseEntry
-	(*PluginKVRecord)(nil),        // 74: gw.v1.PluginKVRecord
-	(*PluginKVSizeRecord)(nil),    // 75: gw.v1.PluginKVSizeRecord
-	(*PluginMarkRecord)(nil),      // 76: gw.v1.PluginMarkRecord
-	(*PluginTallyRecord)(nil),     // 77: gw.v1.PluginTallyRecord
-	(*DeadLetterRecord)(nil),      // 78: gw.v1.DeadLetterRecord
-	(*SnapshotHeader)(nil),        // 79: gw.v1.SnapshotHeader
-	nil,                           // 80: gw.v1.ResourceEdit.LabelsEntry
-	nil,                           // 81: gw.v1.LabelEdgeRecord.SetEntry
-	nil,                           // 82: gw.v1.ResourceRecord.LabelsEntry
-	nil,                           // 83: gw.v1.JoinTokenRecord.LabelsEntry
-	nil,                           // 84: gw.v1.EdgeRecord.LabelsEntry
-	nil,                           // 85: gw.v1.DeadLetterRecord.MetadataEntry
-	(*ErrorDetail)(nil),           // 86: gw.v1.ErrorDetail
+	(*StagedEdits)(nil),           // 9: gw.v1.StagedEdits
+	(*ChangeResources)(nil),       // 10: gw.v1.ChangeResources
+	(*ResourceEdit)(nil),          // 11: gw.v1.ResourceEdit
+	(*PushReleases)(nil),          // 12: gw.v1.PushReleases
+	(*RollbackReleases)(nil),      // 13: gw.v1.RollbackReleases
+	(*RollbackNamespace)(nil),     // 14: gw.v1.RollbackNamespace
+	(*FreezePushes)(nil),          // 15: gw.v1.FreezePushes
+	(*UnfreezePushes)(nil),        // 16: gw.v1.UnfreezePushes
+	(*NamespaceChecksum)(nil),     // 17: gw.v1.NamespaceChecksum
+	(*PushedReleases)(nil),        // 18: gw.v1.PushedReleases
+	(*PushedRelease)(nil),         // 19: gw.v1.PushedRelease
+	(*PutAppRecord)(nil),          // 20: gw.v1.PutAppRecord
+	(*DeleteAppRecord)(nil),       // 21: gw.v1.DeleteAppRecord
+	(*PutTokenRecord)(nil),        // 22: gw.v1.PutTokenRecord
+	(*RevokeTokenRecord)(nil),     // 23: gw.v1.RevokeTokenRecord
+	(*PutSecretRecord)(nil),       // 24: gw.v1.PutSecretRecord
+	(*DeleteSecretRecord)(nil),    // 25: gw.v1.DeleteSecretRecord
+	(*PutJoinTokenRecord)(nil),    // 26: gw.v1.PutJoinTokenRecord
+	(*DeleteJoinTokenRecord)(nil), // 27: gw.v1.DeleteJoinTokenRecord
+	(*EnrollEdge)(nil),            // 28: gw.v1.EnrollEdge
+	(*UpdateEdges)(nil),           // 29: gw.v1.UpdateEdges
+	(*RemoveEdgeRecord)(nil),      // 30: gw.v1.RemoveEdgeRecord
+	(*RevokeEdgeRecord)(nil),      // 31: gw.v1.RevokeEdgeRecord
+	(*RetryEdgeRecord)(nil),       // 32: gw.v1.RetryEdgeRecord
+	(*LabelEdgeRecord)(nil),       // 33: gw.v1.LabelEdgeRecord
+	(*PutUserRecord)(nil),         // 34: gw.v1.PutUserRecord
+	(*DeleteUserRecord)(nil),      // 35: gw.v1.DeleteUserRecord
+	(*PutSessionRecord)(nil),      // 36: gw.v1.PutSessionRecord
+	(*DeleteSessionRecord)(nil),   // 37: gw.v1.DeleteSessionRecord
+	(*EnrollHub)(nil),             // 38: gw.v1.EnrollHub
+	(*PutHubRecord)(nil),          // 39: gw.v1.PutHubRecord
+	(*RemoveHubRecord)(nil),       // 40: gw.v1.RemoveHubRecord
+	(*SettlePayloads)(nil),        // 41: gw.v1.SettlePayloads
+	(*SettledMark)(nil),           // 42: gw.v1.SettledMark
+	(*PluginKVRead)(nil),          // 43: gw.v1.PluginKVRead
+	(*PluginKVWrite)(nil),         // 44: gw.v1.PluginKVWrite
+	(*ChangePluginKV)(nil),        // 45: gw.v1.ChangePluginKV
+	(*OrderDeadLetters)(nil),      // 46: gw.v1.OrderDeadLetters
+	(*ResolveDeadLetters)(nil),    // 47: gw.v1.ResolveDeadLetters
+	(*Beacon)(nil),                // 48: gw.v1.Beacon
+	(*RaiseEpoch)(nil),            // 49: gw.v1.RaiseEpoch
+	(*ClusterRecord)(nil),         // 50: gw.v1.ClusterRecord
+	(*ResourceRecord)(nil),        // 51: gw.v1.ResourceRecord
+	(*AppRecord)(nil),             // 52: gw.v1.AppRecord
+	(*TokenRecord)(nil),           // 53: gw.v1.TokenRecord
+	(*SecretRecord)(nil),          // 54: gw.v1.SecretRecord
+	(*JoinTokenRecord)(nil),       // 55: gw.v1.JoinTokenRecord
+	(*EdgeRecord)(nil),            // 56: gw.v1.EdgeRecord
+	(*LoadFailure)(nil),           // 57: gw.v1.LoadFailure
+	(*PushRecord)(nil),            // 58: gw.v1.PushRecord
+	(*NamespacePush)(nil),         // 59: gw.v1.NamespacePush
+	(*PushEdgeRecord)(nil),        // 60: gw.v1.PushEdgeRecord
+	(*FreezeRecord)(nil),          // 61: gw.v1.FreezeRecord
+	(*RevocationRecord)(nil),      // 62: gw.v1.RevocationRecord
+	(*TimelineRecord)(nil),        // 63: gw.v1.TimelineRecord
+	(*TimelineEntry)(nil),         // 64: gw.v1.TimelineEntry
+	(*HubRecord)(nil),             // 65: gw.v1.HubRecord
+	(*UserRecord)(nil),            // 66: gw.v1.UserRecord
+	(*SessionRecord)(nil),         // 67: gw.v1.SessionRecord
+	(*AccessChangeRecord)(nil),    // 68: gw.v1.AccessChangeRecord
+	(*SecretName)(nil),            // 69: gw.v1.SecretName
+	(*AuditRecord)(nil),           // 70: gw.v1.AuditRecord
+	(*IdempotencyRecord)(nil),     // 71: gw.v1.IdempotencyRecord
+	(*StagedBlob)(nil),            // 72: gw.v1.StagedBlob
+	(*ReleaseRecord)(nil),         // 73: gw.v1.ReleaseRecord
+	(*ReleaseEntry)(nil),          // 74: gw.v1.ReleaseEntry
+	(*PluginKVRecord)(nil),        // 75: gw.v1.PluginKVRecord
+	(*PluginKVSizeRecord)(nil),    // 76: gw.v1.PluginKVSizeRecord
+	(*PluginMarkRecord)(nil),      // 77: gw.v1.PluginMarkRecord
+	(*PluginTallyRecord)(nil),     // 78: gw.v1.PluginTallyRecord
+	(*DeadLetterRecord)(nil),      // 79: gw.v1.DeadLetterRecord
+	(*SnapshotHeader)(nil),        // 80: gw.v1.SnapshotHeader
+	nil,                           // 81: gw.v1.ResourceEdit.LabelsEntry
+	nil,                           // 82: gw.v1.LabelEdgeRecord.SetEntry
+	nil,                           // 83: gw.v1.ResourceRecord.LabelsEntry
+	nil,                           // 84: gw.v1.JoinTokenRecord.LabelsEntry
+	nil,                           // 85: gw.v1.EdgeRecord.LabelsEntry
+	nil,                           // 86: gw.v1.DeadLetterRecord.MetadataEntry
+	(*ErrorDetail)(nil),           // 87: gw.v1.ErrorDetail
 }
 var file_gw_v1_log_proto_depIdxs = []int32{
 	6,  // 0: gw.v1.Command.bootstrap:type_name -> gw.v1.Bootstrap
 	7,  // 1: gw.v1.Command.open_term:type_name -> gw.v1.OpenTerm
 	8,  // 2: gw.v1.Command.stage_blobs:type_name -> gw.v1.StageBlobs
-	9,  // 3: gw.v1.Command.change_resources:type_name -> gw.v1.ChangeResources
-	11, // 4: gw.v1.Command.push_releases:type_name -> gw.v1.PushReleases
-	19, // 5: gw.v1.Command.put_app:type_name -> gw.v1.PutAppRecord
-	20, // 6: gw.v1.Command.delete_app:type_name -> gw.v1.DeleteAppRecord
-	21, // 7: gw.v1.Command.put_token:type_name -> gw.v1.PutTokenRecord
-	22, // 8: gw.v1.Command.revoke_token:type_name -> gw.v1.RevokeTokenRecord
-	23, // 9: gw.v1.Command.put_secret:type_name -> gw.v1.PutSecretRecord
-	24, // 10: gw.v1.Command.delete_secret:type_name -> gw.v1.DeleteSecretRecord
-	25, // 11: gw.v1.Command.put_join_token:type_name -> gw.v1.PutJoinTokenRecord
-	26, // 12: gw.v1.Command.delete_join_token:type_name -> gw.v1.DeleteJoinTokenRecord
-	27, // 13: gw.v1.Command.enroll_edge:type_name -> gw.v1.EnrollEdge
-	28, // 14: gw.v1.Command.update_edges:type_name -> gw.v1.UpdateEdges
-	29, // 15: gw.v1.Command.remove_edge:type_name -> gw.v1.RemoveEdgeRecord
-	33, // 16: gw.v1.Command.put_user:type_name -> gw.v1.PutUserRecord
-	35, // 17: gw.v1.Command.put_session:type_name -> gw.v1.PutSessionRecord
-	36, // 18: gw.v1.Command.delete_session:type_name -> gw.v1.DeleteSessionRecord
-	37, // 19: gw.v1.Command.enroll_hub:type_name -> gw.v1.EnrollHub
-	38, // 20: gw.v1.Command.put_hub:type_name -> gw.v1.PutHubRecord
-	39, // 21: gw.v1.Command.remove_hub:type_name -> gw.v1.RemoveHubRecord
-	47, // 22: gw.v1.Command.beacon:type_name -> gw.v1.Beacon
-	48, // 23: gw.v1.Command.raise_epoch:type_name -> gw.v1.RaiseEpoch
-	12, // 24: gw.v1.Command.rollback_releases:type_name -> gw.v1.RollbackReleases
-	14, // 25: gw.v1.Command.freeze_pushes:type_name -> gw.v1.FreezePushes
-	15, // 26: gw.v1.Command.unfreeze_pushes:type_name -> gw.v1.UnfreezePushes
-	30, // 27: gw.v1.Command.revoke_edge:type_name -> gw.v1.RevokeEdgeRecord
-	31, // 28: gw.v1.Command.retry_edge:type_name -> gw.v1.RetryEdgeRecord
-	32, // 29: gw.v1.Command.label_edge:type_name -> gw.v1.LabelEdgeRecord
-	34, // 30: gw.v1.Command.delete_user:type_name -> gw.v1.DeleteUserRecord
-	40, // 31: gw.v1.Command.settle_payloads:type_name -> gw.v1.SettlePayloads
-	44, // 32: gw.v1.Command.change_plugin_kv:type_name -> gw.v1.ChangePluginKV
-	45, // 33: gw.v1.Command.order_dead_letters:type_name -> gw.v1.OrderDeadLetters
-	46, // 34: gw.v1.Command.resolve_dead_letters:type_name -> gw.v1.ResolveDeadLetters
+	10, // 3: gw.v1.Command.change_resources:type_name -> gw.v1.ChangeResources
+	12, // 4: gw.v1.Command.push_releases:type_name -> gw.v1.PushReleases
+	20, // 5: gw.v1.Command.put_app:type_name -> gw.v1.PutAppRecord
+	21, // 6: gw.v1.Command.delete_app:type_name -> gw.v1.DeleteAppRecord
+	22, // 7: gw.v1.Command.put_token:type_name -> gw.v1.PutTokenRecord
+	23, // 8: gw.v1.Command.revoke_token:type_name -> gw.v1.RevokeTokenRecord
+	24, // 9: gw.v1.Command.put_secret:type_name -> gw.v1.PutSecretRecord
+	25, // 10: gw.v1.Command.delete_secret:type_name -> gw.v1.DeleteSecretRecord
+	26, // 11: gw.v1.Command.put_join_token:type_name -> gw.v1.PutJoinTokenRecord
+	27, // 12: gw.v1.Command.delete_join_token:type_name -> gw.v1.DeleteJoinTokenRecord
+	28, // 13: gw.v1.Command.enroll_edge:type_name -> gw.v1.EnrollEdge
+	29, // 14: gw.v1.Command.update_edges:type_name -> gw.v1.UpdateEdges
+	30, // 15: gw.v1.Command.remove_edge:type_name -> gw.v1.RemoveEdgeRecord
+	34, // 16: gw.v1.Command.put_user:type_name -> gw.v1.PutUserRecord
+	36, // 17: gw.v1.Command.put_session:type_name -> gw.v1.PutSessionRecord
+	37, // 18: gw.v1.Command.delete_session:type_name -> gw.v1.DeleteSessionRecord
+	38, // 19: gw.v1.Command.enroll_hub:type_name -> gw.v1.EnrollHub
+	39, // 20: gw.v1.Command.put_hub:type_name -> gw.v1.PutHubRecord
+	40, // 21: gw.v1.Command.remove_hub:type_name -> gw.v1.RemoveHubRecord
+	48, // 22: gw.v1.Command.beacon:type_name -> gw.v1.Beacon
+	49, // 23: gw.v1.Command.raise_epoch:type_name -> gw.v1.RaiseEpoch
+	13, // 24: gw.v1.Command.rollback_releases:type_name -> gw.v1.RollbackReleases
+	15, // 25: gw.v1.Command.freeze_pushes:type_name -> gw.v1.FreezePushes
+	16, // 26: gw.v1.Command.unfreeze_pushes:type_name -> gw.v1.UnfreezePushes
+	31, // 27: gw.v1.Command.revoke_edge:type_name -> gw.v1.RevokeEdgeRecord
+	32, // 28: gw.v1.Command.retry_edge:type_name -> gw.v1.RetryEdgeRecord
+	33, // 29: gw.v1.Command.label_edge:type_name -> gw.v1.LabelEdgeRecord
+	35, // 30: gw.v1.Command.delete_user:type_name -> gw.v1.DeleteUserRecord
+	41, // 31: gw.v1.Command.settle_payloads:type_name -> gw.v1.SettlePayloads
+	45, // 32: gw.v1.Command.change_plugin_kv:type_name -> gw.v1.ChangePluginKV
+	46, // 33: gw.v1.Command.order_dead_letters:type_name -> gw.v1.OrderDeadLetters
+	47, // 34: gw.v1.Command.resolve_dead_letters:type_name -> gw.v1.ResolveDeadLetters
 	5,  // 35: gw.v1.Result.refusal:type_name -> gw.v1.Refusal
-	17, // 36: gw.v1.Result.push:type_name -> gw.v1.PushedReleases
+	18, // 36: gw.v1.Result.push:type_name -> gw.v1.PushedReleases
 	0,  // 37: gw.v1.Refusal.code:type_name -> gw.v1.RefusalCode
-	86, // 38: gw.v1.Refusal.detail:type_name -> gw.v1.ErrorDetail
-	10, // 39: gw.v1.ChangeResources.edits:type_name -> gw.v1.ResourceEdit
-	80, // 40: gw.v1.ResourceEdit.labels:type_name -> gw.v1.ResourceEdit.LabelsEntry
-	16, // 41: gw.v1.PushReleases.namespaces:type_name -> gw.v1.NamespaceChecksum
-	13, // 42: gw.v1.RollbackReleases.namespaces:type_name -> gw.v1.RollbackNamespace
-	18, // 43: gw.v1.PushedReleases.namespaces:type_name -> gw.v1.PushedRelease
-	51, // 44: gw.v1.PutAppRecord.app:type_name -> gw.v1.AppRecord
-	52, // 45: gw.v1.PutTokenRecord.token:type_name -> gw.v1.TokenRecord
-	53, // 46: gw.v1.PutSecretRecord.secret:type_name -> gw.v1.SecretRecord
-	54, // 47: gw.v1.PutJoinTokenRecord.join_token:type_name -> gw.v1.JoinTokenRecord
-	55, // 48: gw.v1.EnrollEdge.edge:type_name -> gw.v1.EdgeRecord
-	55, // 49: gw.v1.UpdateEdges.edges:type_name -> gw.v1.EdgeRecord
-	81, // 50: gw.v1.LabelEdgeRecord.set:type_name -> gw.v1.LabelEdgeRecord.SetEntry
-	65, // 51: gw.v1.PutUserRecord.user:type_name -> gw.v1.UserRecord
-	66, // 52: gw.v1.PutSessionRecord.session:type_name -> gw.v1.SessionRecord
-	64, // 53: gw.v1.EnrollHub.hub:type_name -> gw.v1.HubRecord
-	64, // 54: gw.v1.PutHubRecord.hub:type_name -> gw.v1.HubRecord
-	41, // 55: gw.v1.SettlePayloads.marks:type_name -> gw.v1.SettledMark
-	42, // 56: gw.v1.SettlePayloads.reads:type_name -> gw.v1.PluginKVRead
-	43, // 57: gw.v1.SettlePayloads.writes:type_name -> gw.v1.PluginKVWrite
-	78, // 58: gw.v1.SettlePayloads.dead_letters:type_name -> gw.v1.DeadLetterRecord
-	43, // 59: gw.v1.ChangePluginKV.writes:type_name -> gw.v1.PluginKVWrite
-	82, // 60: gw.v1.ResourceRecord.labels:type_name -> gw.v1.ResourceRecord.LabelsEntry
-	83, // 61: gw.v1.JoinTokenRecord.labels:type_name -> gw.v1.JoinTokenRecord.LabelsEntry
-	84, // 62: gw.v1.EdgeRecord.labels:type_name -> gw.v1.EdgeRecord.LabelsEntry
-	56, // 63: gw.v1.EdgeRecord.failure:type_name -> gw.v1.LoadFailure
-	58, // 64: gw.v1.PushRecord.namespaces:type_name -> gw.v1.NamespacePush
-	1,  // 65: gw.v1.PushEdgeRecord.outcome:type_name -> gw.v1.PushOutcome
-	56, // 66: gw.v1.PushEdgeRecord.failure:type_name -> gw.v1.LoadFailure
-	2,  // 67: gw.v1.TimelineEntry.event:type_name -> gw.v1.TimelineEvent
-	68, // 68: gw.v1.AccessChangeRecord.changed_secret:type_name -> gw.v1.SecretName
-	4,  // 69: gw.v1.IdempotencyRecord.result:type_name -> gw.v1.Result
-	73, // 70: gw.v1.ReleaseRecord.upserts:type_name -> gw.v1.ReleaseEntry
-	73, // 71: gw.v1.ReleaseRecord.removals:type_name -> gw.v1.ReleaseEntry
-	85, // 72: gw.v1.DeadLetterRecord.metadata:type_name -> gw.v1.DeadLetterRecord.MetadataEntry
-	49, // 73: gw.v1.SnapshotHeader.cluster:type_name -> gw.v1.ClusterRecord
-	74, // [74:74] is the sub-list for method output_type
-	74, // [74:74] is the sub-list for method input_type
-	74, // [74:74] is the sub-list for extension type_name
-	74, // [74:74] is the sub-list for extension extendee
-	0,  // [0:74] is the sub-list for field type_name
+	87, // 38: gw.v1.Refusal.detail:type_name -> gw.v1.ErrorDetail
+	11, // 39: gw.v1.StagedEdits.edits:type_name -> gw.v1.ResourceEdit
+	11, // 40: gw.v1.ChangeResources.edits:type_name -> gw.v1.ResourceEdit
+	81, // 41: gw.v1.ResourceEdit.labels:type_name -> gw.v1.ResourceEdit.LabelsEntry
+	17, // 42: gw.v1.PushReleases.namespaces:type_name -> gw.v1.NamespaceChecksum
+	14, // 43: gw.v1.RollbackReleases.namespaces:type_name -> gw.v1.RollbackNamespace
+	19, // 44: gw.v1.PushedReleases.namespaces:type_name -> gw.v1.PushedRelease
+	52, // 45: gw.v1.PutAppRecord.app:type_name -> gw.v1.AppRecord
+	53, // 46: gw.v1.PutTokenRecord.token:type_name -> gw.v1.TokenRecord
+	54, // 47: gw.v1.PutSecretRecord.secret:type_name -> gw.v1.SecretRecord
+	55, // 48: gw.v1.PutJoinTokenRecord.join_token:type_name -> gw.v1.JoinTokenRecord
+	56, // 49: gw.v1.EnrollEdge.edge:type_name -> gw.v1.EdgeRecord
+	56, // 50: gw.v1.UpdateEdges.edges:type_name -> gw.v1.EdgeRecord
+	82, // 51: gw.v1.LabelEdgeRecord.set:type_name -> gw.v1.LabelEdgeRecord.SetEntry
+	66, // 52: gw.v1.PutUserRecord.user:type_name -> gw.v1.UserRecord
+	67, // 53: gw.v1.PutSessionRecord.session:type_name -> gw.v1.SessionRecord
+	65, // 54: gw.v1.EnrollHub.hub:type_name -> gw.v1.HubRecord
+	65, // 55: gw.v1.PutHubRecord.hub:type_name -> gw.v1.HubRecord
+	42, // 56: gw.v1.SettlePayloads.marks:type_name -> gw.v1.SettledMark
+	43, // 57: gw.v1.SettlePayloads.reads:type_name -> gw.v1.PluginKVRead
+	44, // 58: gw.v1.SettlePayloads.writes:type_name -> gw.v1.PluginKVWrite
+	79, // 59: gw.v1.SettlePayloads.dead_letters:type_name -> gw.v1.DeadLetterRecord
+	44, // 60: gw.v1.ChangePluginKV.writes:type_name -> gw.v1.PluginKVWrite
+	83, // 61: gw.v1.ResourceRecord.labels:type_name -> gw.v1.ResourceRecord.LabelsEntry
+	84, // 62: gw.v1.JoinTokenRecord.labels:type_name -> gw.v1.JoinTokenRecord.LabelsEntry
+	85, // 63: gw.v1.EdgeRecord.labels:type_name -> gw.v1.EdgeRecord.LabelsEntry
+	57, // 64: gw.v1.EdgeRecord.failure:type_name -> gw.v1.LoadFailure
+	59, // 65: gw.v1.PushRecord.namespaces:type_name -> gw.v1.NamespacePush
+	1,  // 66: gw.v1.PushEdgeRecord.outcome:type_name -> gw.v1.PushOutcome
+	57, // 67: gw.v1.PushEdgeRecord.failure:type_name -> gw.v1.LoadFailure
+	2,  // 68: gw.v1.TimelineEntry.event:type_name -> gw.v1.TimelineEvent
+	69, // 69: gw.v1.AccessChangeRecord.changed_secret:type_name -> gw.v1.SecretName
+	4,  // 70: gw.v1.IdempotencyRecord.result:type_name -> gw.v1.Result
+	74, // 71: gw.v1.ReleaseRecord.upserts:type_name -> gw.v1.ReleaseEntry
+	74, // 72: gw.v1.ReleaseRecord.removals:type_name -> gw.v1.ReleaseEntry
+	86, // 73: gw.v1.DeadLetterRecord.metadata:type_name -> gw.v1.DeadLetterRecord.MetadataEntry
+	50, // 74: gw.v1.SnapshotHeader.cluster:type_name -> gw.v1.ClusterRecord
+	75, // [75:75] is the sub-list for method output_type
+	75, // [75:75] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_log_proto_init() }
@@ -7219,7 +7269,7 @@ func file_gw_v1_log_proto_init() {
 		(*Command_OrderDeadLetters)(nil),
 		(*Command_ResolveDeadLetters)(nil),
 	}
-	file_gw_v1_log_proto_msgTypes[64].OneofWrappers = []any{
+	file_gw_v1_log_proto_msgTypes[65].OneofWrappers = []any{
 		(*AccessChangeRecord_RevokedToken)(nil),
 		(*AccessChangeRecord_ChangedApp)(nil),
 		(*AccessChangeRecord_DeletedApp)(nil),
@@ -7231,7 +7281,7 @@ func file_gw_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_log_proto_rawDesc), len(file_gw_v1_log_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   83,
+			NumMessages:   84,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
