@@ -39,7 +39,11 @@ func stopAll(stops []func()) {
 // next try the edge serves it.
 func TestE6_01PushDuringEnrolmentIsNeverLost(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
-	for round := range 1000 {
+	rounds := 1000
+	if testing.Short() { // under the race detector
+		rounds = 100
+	}
+	for round := range rounds {
 		moment := random.IntN(8)
 		virtually(t, func(t *testing.T, n *virtualNet, h *fakeHub) {
 			if random.IntN(2) == 0 {
