@@ -23,6 +23,7 @@ import (
 	"gw/node/cli"
 	"gw/node/edgestore"
 	"gw/node/gateway"
+	"gw/node/pluginhost"
 	"gw/node/uplink"
 	"gw/rpc/gwv1"
 	"gw/rpc/resource"
@@ -80,6 +81,7 @@ type edge struct {
 	tokens    *uplink.Tokens[*gateway.App]
 	gateway   *gateway.Gateway
 	uplink    *uplink.Uplink
+	plugins   *pluginhost.Host
 	release   *releaseLoader
 
 	began       time.Time
@@ -118,6 +120,9 @@ func openEdge(ctx context.Context, c EdgeConfig, stdout io.Writer, log *slog.Log
 		return e, err
 	}
 	if e.accessLog, err = openAccessLog(c.AccessLog, stdout); err != nil {
+		return e, err
+	}
+	if err := e.openPlugins(); err != nil {
 		return e, err
 	}
 	e.buildGateway()
@@ -175,13 +180,14 @@ func (e *edge) cutStreams(r uplink.Revocation) {
 }
 
 func (e *edge) buildUplink() (err error) {
-	e.release = &releaseLoader{gateway: e.gateway, store: e.store, log: e.log}
+	e.release = &releaseLoader{gateway: e.gateway, store: e.store, plugins: e.plugins, share: e.spool.Share, log: e.log}
 	e.uplink, err = uplink.New(uplink.Config{
 		EdgeID:    edgeID(e.config.ID),
 		Hubs:      e.config.Hub,
 		JoinToken: e.config.JoinToken,
 		Store:     e.store,
 		Spool:     e.spool,
+		Plugins:   func() []*gwv1.PluginProcess { return processesOf(e.plugins.States()) },
 		Tokens:    e.tokens,
 		Apply:     e.release.apply,
 		Loaded:    e.release.loaded,
@@ -338,6 +344,9 @@ func (e *edge) close() {
 	var errs []error
 	if e.gateway != nil {
 		errs = append(errs, e.gateway.Close())
+	}
+	if e.plugins != nil {
+		errs = append(errs, e.plugins.Close())
 	}
 	if e.tokens != nil {
 		errs = append(errs, e.tokens.Close())

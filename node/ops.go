@@ -75,8 +75,13 @@ func (e *edge) health() uplink.Health {
 		reasons = append(reasons, "no hub answers since "+since.UTC().Format(time.RFC3339)+": known tokens are served on the offline grace")
 	}
 	reasons = append(reasons, e.ailments()...)
+	plugins, down := e.pluginAilments()
+	reasons = append(reasons, plugins...)
 	if said := e.uplink.Status().Revoked; said != "" {
 		reasons = append([]string{said + "; it serves what it has, and known tokens until they are due to be validated again"}, reasons...)
+		return uplink.Health{State: gwv1.Health_HEALTH_FAILING, Reason: strings.Join(reasons, "; ")}
+	}
+	if down {
 		return uplink.Health{State: gwv1.Health_HEALTH_FAILING, Reason: strings.Join(reasons, "; ")}
 	}
 	if len(reasons) > 0 {

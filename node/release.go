@@ -9,6 +9,7 @@ import (
 
 	"gw/node/edgestore"
 	"gw/node/gateway"
+	"gw/node/pluginhost"
 	"gw/node/uplink"
 	"gw/rpc/gwv1"
 	"gw/rpc/resource"
@@ -19,10 +20,12 @@ import (
 type releaseLoader struct {
 	gateway *gateway.Gateway
 	store   *edgestore.Store
+	plugins *pluginhost.Host
+	share   func(plugins []uint32) // tells the spool which plugins there are
 	log     *slog.Logger
 }
 
-// apply compiles a release, probes the table, saves the release and swaps the table in. Whatever fails before the swap
+// apply compiles a release, probes the table, starts its plugins, saves the release and swaps the table in. Whatever fails before the swap
 // leaves the old table serving. A disk that can't save does not keep a release from being served: it is told by fault, and
 // the store tries again.
 func (l *releaseLoader) apply(ctx context.Context, r uplink.Release) error {
@@ -33,9 +36,23 @@ func (l *releaseLoader) apply(ctx context.Context, r uplink.Release) error {
 	if err := l.gateway.Probe(table); err != nil {
 		return &uplink.ApplyFailure{Code: uplink.CodeProbe, Message: err.Error(), Err: err}
 	}
+	plugins, err := l.plugins.Prepare(ctx, pluginsOf(table))
+	if err != nil {
+		return pluginFailure(err)
+	}
 	l.save(ctx, r)
-	l.swap(table, "hub")
+	l.swap(table, plugins, "hub")
 	return nil
+}
+
+// pluginFailure tells a plugin that is not as its resource says, for which the release is rejected, from one that could
+// not be started, which is tried again.
+func pluginFailure(err error) error {
+	var start *pluginhost.StartError
+	if !errors.As(err, &start) {
+		return compileFailure(err)
+	}
+	return &uplink.ApplyFailure{Code: uplink.CodePlugin, Kind: "Plugin", Name: start.Plugin, Message: start.Error(), Err: err}
 }
 
 func (l *releaseLoader) save(ctx context.Context, r uplink.Release) {
@@ -44,8 +61,9 @@ func (l *releaseLoader) save(ctx context.Context, r uplink.Release) {
 	}
 }
 
-func (l *releaseLoader) swap(table *gateway.Table, from string) {
-	l.gateway.Swap(table)
+func (l *releaseLoader) swap(table *gateway.Table, plugins *pluginhost.Set, from string) {
+	l.gateway.Swap(table, plugins)
+	l.adopt(table, plugins)
 	l.gateway.SweepUpstreams()
 	l.log.Info("release loaded", "from", from, "release", table.Number(), "epoch", table.Epoch(),
 		"checksum", table.Checksum().Short(), "resources", table.Len())
@@ -69,7 +87,9 @@ func (l *releaseLoader) loadFromDisk(ctx context.Context, namespace string) {
 				err = l.gateway.Probe(table)
 			}
 			if err == nil {
-				l.swap(table, "disk")
+				plugins := l.plugins.Assemble(pluginsOf(table))
+				plugins.Wait(ctx, pluginsWait)
+				l.swap(table, plugins, "disk")
 				l.store.Serves(r, blobs)
 				return
 			}

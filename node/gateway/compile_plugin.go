@@ -21,6 +21,9 @@ type TablePlugin struct {
 // open reports whether requests go on when the plugin fails.
 func (p *TablePlugin) open() bool { return p.Spec.OnFailure == gwv1.OnFailure_ON_FAILURE_OPEN }
 
+// Closed reports whether some request is refused while the plugin can't be asked.
+func (p *TablePlugin) Closed() bool { return len(p.Spec.Hooks) > 0 && !p.open() }
+
 // meets reports whether the plugin is asked about a target's requests.
 func (p *TablePlugin) meets(t *target) bool {
 	scope := p.Spec.Scope

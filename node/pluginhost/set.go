@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gw/edgeplugin/pluginv1"
 )
@@ -16,6 +17,19 @@ type Set struct {
 	procs   []*process
 	holds   atomic.Int64
 	dropped sync.Once
+}
+
+// Wait waits until every process of the set has been started or has failed to, at most for d.
+func (s *Set) Wait(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	for _, p := range s.procs {
+		select {
+		case <-p.tried:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Hold keeps the set's processes until Release; false: they have been given up.

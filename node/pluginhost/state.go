@@ -34,6 +34,14 @@ type State struct {
 	P50, P99        time.Duration
 }
 
+// Reason says why the plugin is in no better state, "" if it is well.
+func (s State) Reason() string {
+	if s.Phase == Running {
+		return s.Problem
+	}
+	return s.LastError
+}
+
 // Sentence says in words what is wrong with a plugin, "" if nothing is.
 func (s State) Sentence() string {
 	switch {

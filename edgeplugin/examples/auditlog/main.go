@@ -1,0 +1,168 @@
+// Command auditlog is a plugin that records who called what, when, and with which outcome, and brings the records to the
+// hub plugin with its ID in batches of at most a second. No body is recorded. It is called on_response; requests that the
+// gateway refused before an upstream was asked are in the access log only.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"gw/edgeplugin"
+)
+
+func main() { edgeplugin.Serve(New()) }
+
+// Record is one request.
+type Record struct {
+	At        time.Time `json:"at"`
+	RequestID string    `json:"request_id"`
+	App       string    `json:"app,omitempty"`
+	Target    string    `json:"target"`
+	Model     string    `json:"model,omitempty"`
+	Method    string    `json:"method"`
+	Path      string    `json:"path"`
+	Client    string    `json:"client"`
+	Status    int       `json:"status"`
+}
+
+// Log is the plugin.
+type Log struct {
+	edgeplugin.BasePlugin
+	now  func() time.Time
+	file *os.File // a copy as JSON lines; nil: none
+
+	sending sync.Mutex // held while a batch is under way
+
+	mu      sync.Mutex
+	records []Record
+	lost    int // while the queue was full
+}
+
+var (
+	_ edgeplugin.ResponseHandler      = (*Log)(nil)
+	_ edgeplugin.HealthChecker        = (*Log)(nil)
+	_ edgeplugin.ConfigSchemaProvider = (*Log)(nil)
+)
+
+const (
+	batchRecords = 500    // in one payload
+	maxRecords   = 50_000 // kept while payloads can't be queued
+)
+
+// New returns the plugin.
+func New() *Log {
+	return &Log{BasePlugin: edgeplugin.NewBasePlugin("auditlog", "1.0.0", "Records who called what."), now: time.Now}
+}
+
+// ConfigSchema describes the settings.
+func (l *Log) ConfigSchema() ([]byte, error) {
+	return []byte(`{"type": "object", "additionalProperties": false, "properties": {
+		"file": {"type": "string", "minLength": 1, "description": "where records are also appended as JSON lines"}}}`), nil
+}
+
+// Initialize opens the file and starts sending.
+func (l *Log) Initialize(ctx edgeplugin.Context, config map[string]string) (err error) {
+	if path := config["file"]; path != "" {
+		if l.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
+			return err
+		}
+	}
+	go func() {
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				if err := l.send(ctx); err != nil {
+					ctx.Services.Logger().Warn("records could not be sent", "error", err)
+				}
+			}
+		}
+	}()
+	return nil
+}
+
+// OnResponse records the request. The answer is left alone.
+func (l *Log) OnResponse(_ edgeplugin.Context, resp *edgeplugin.EnrichedResponse) (*edgeplugin.PluginResponse, error) {
+	q := resp.Request
+	r := Record{At: l.now().UTC(), RequestID: q.RequestID, Target: q.Target, Model: q.Model, Method: q.Method, Path: q.Path, Client: q.RemoteAddress, Status: resp.StatusCode}
+	if q.App != nil {
+		r.App = q.App.ID
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.records) >= maxRecords {
+		l.lost++
+		return nil, nil
+	}
+	l.records = append(l.records, r)
+	return nil, nil
+}
+
+// send hands everything recorded to the edge. What was refused is kept.
+func (l *Log) send(ctx context.Context) error {
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	for {
+		l.mu.Lock()
+		batch := l.records[:min(len(l.records), batchRecords)]
+		l.mu.Unlock()
+		if len(batch) == 0 {
+			return nil
+		}
+		_, err := edgeplugin.SendToControlJSON(ctx, batch, batch[0].RequestID, map[string]string{"type": "audit_records"})
+		if errors.Is(err, edgeplugin.ErrQueueFull) {
+			return err
+		}
+		err = errors.Join(err, l.write(batch))
+		l.mu.Lock()
+		l.records = l.records[len(batch):]
+		l.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// write appends records to the file.
+func (l *Log) write(batch []Record) error {
+	if l.file == nil {
+		return nil
+	}
+	var b bytes.Buffer
+	lines := json.NewEncoder(&b)
+	for _, r := range batch {
+		if err := lines.Encode(r); err != nil {
+			return err
+		}
+	}
+	_, err := l.file.Write(b.Bytes())
+	return err
+}
+
+// Health tells of records that are lost.
+func (l *Log) Health(edgeplugin.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost > 0 {
+		return fmt.Errorf("%d records were lost while the queue to the hub was full", l.lost)
+	}
+	return nil
+}
+
+// Shutdown sends what is left.
+func (l *Log) Shutdown(ctx edgeplugin.Context) error {
+	err := l.send(ctx)
+	if l.file != nil {
+		err = errors.Join(err, l.file.Close())
+	}
+	return err
+}
