@@ -84,6 +84,41 @@ func TestAnEdgeEnrolsThroughAFollower(t *testing.T) {
 	}
 }
 
+// E6.9 with real hubs: whoever leads next shows an edge it has not heard as it is, unheard, and never as lost.
+func TestE6_09LeadershipThatMovesOnShowsNoEdgeAsLost(t *testing.T) {
+	hubs := newHubs(t, 3)
+	edge := hubs[0].enroll("e1")
+	beat := &gwv1.HeartbeatRequest{SessionId: edgeSession, Sequence: 1, Health: gwv1.Health_HEALTH_OK}
+	direct, _ := hubs[0].asEdge(edge)
+	_, err := direct.Heartbeat(t.Context(), beat)
+	must(t, err)
+	shown := func(h *testHub) *gwv1.Edge {
+		t.Helper()
+		a, err := h.hub.Fleet.GetEdge(h.asAdmin(), &gwv1.GetEdgeRequest{Id: "e1"})
+		must(t, err)
+		return a.Edge
+	}
+	if e := shown(hubs[0]); e.Connection != gwv1.Connection_CONNECTION_CONNECTED {
+		t.Fatalf("heard: %v %q", e.Connection, e.ConnectionReason)
+	}
+	for i, next := range []int{1, 2, 0} {
+		began := time.Now()
+		must(t, hubs[(next+2)%3].store.TransferLeadership(t.Context(), hubs[next].id))
+		eventually(t, "the new leader's grace period has begun", func() bool {
+			return hubs[next].store.Leading() && hubs[next].fleet.LeaderSince().After(began)
+		})
+		if e := shown(hubs[next]); e.Connection != gwv1.Connection_CONNECTION_STALE || e.Sync != gwv1.Sync_SYNC_UNKNOWN || !strings.Contains(e.ConnectionReason, "leader changed") {
+			t.Errorf("leader %d: %v %q, %v %q", i+2, e.Connection, e.ConnectionReason, e.Sync, e.SyncReason)
+		}
+	}
+	beat.Sequence++
+	_, err = direct.Heartbeat(t.Context(), beat)
+	must(t, err)
+	if e := shown(hubs[0]); e.Connection != gwv1.Connection_CONNECTION_CONNECTED {
+		t.Errorf("heard again: %v %q", e.Connection, e.ConnectionReason)
+	}
+}
+
 func TestARevokedEdgeIsRefusedThroughAFollowerAndByTheNextLeader(t *testing.T) {
 	hubs := newHubs(t, 3)
 	leader := hubs[0]
@@ -261,4 +296,53 @@ func labelled(m *dto.Metric, want map[string]string) bool {
 		}
 	}
 	return len(m.Label) == len(want)
+}
+
+// E6.4 with a restore: what an edge had reached is not shown as reached after the cluster went back to before it.
+func TestE6_04ARestoredClusterShowsAnEdgeAheadUntilTheNextPush(t *testing.T) {
+	h := newHubs(t, 1)[0]
+	token := h.user("ann", RoleAdmin)
+	direct, _ := h.asEdge(h.enroll("e1"))
+	sequence := uint64(0)
+	loads := func(target *gwv1.Target) {
+		t.Helper()
+		sequence++
+		_, err := direct.Heartbeat(t.Context(), &gwv1.HeartbeatRequest{SessionId: edgeSession, Sequence: sequence, Health: gwv1.Health_HEALTH_OK,
+			LoadedEpoch: target.Epoch, LoadedRelease: target.Number, LoadedChecksum: target.Checksum})
+		must(t, err)
+	}
+	is := func(sync gwv1.Sync, reason string) {
+		t.Helper()
+		a, err := h.hub.Fleet.GetEdge(h.asAdmin(), &gwv1.GetEdgeRequest{Id: "e1"})
+		must(t, err)
+		if a.Edge.Sync != sync || !strings.HasPrefix(a.Edge.SyncReason, reason) {
+			t.Errorf("got %v %q, want %v %q", a.Edge.Sync, a.Edge.SyncReason, sync, reason)
+		}
+	}
+	push := func() {
+		t.Helper()
+		_, err := h.hub.Releases.Push(h.asAdmin(), &gwv1.PushRequest{ConfirmRemoval: true})
+		must(t, err)
+	}
+	h.apply("first")
+	push()
+	backup := h.backup(token, false)
+	h.apply("second")
+	push()
+	target := func() *gwv1.Target {
+		r, _ := h.store.State().Target("default")
+		return shownTarget(r)
+	}
+	second := target()
+	loads(second)
+	is(gwv1.Sync_SYNC_IN_SYNC, "it runs release 2 as saved")
+	_, err := h.restore(token, backup, false)
+	must(t, err)
+	is(gwv1.Sync_SYNC_STALE, "ahead: it runs release 2 of epoch 1")
+	loads(second)
+	is(gwv1.Sync_SYNC_STALE, "ahead")
+	push()
+	is(gwv1.Sync_SYNC_PENDING, "on its way: it runs release 2, the target is release 3")
+	loads(target())
+	is(gwv1.Sync_SYNC_IN_SYNC, "it runs release 3 as saved")
 }
