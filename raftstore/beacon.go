@@ -1,15 +1,11 @@
 package raftstore
 
 import (
-	"cmp"
-	"context"
-	"errors"
+	"bytes"
 	"slices"
 	"sync"
-	"time"
 
 	"gw/raftstore/state"
-	"gw/rpc/gwv1"
 )
 
 // beacons takes the state at each beacon from where commands are applied, and digests it elsewhere.
@@ -63,45 +59,42 @@ func (s *Store) Beacon() (index uint64, digest [32]byte) {
 	return b.newest.index, b.newest.digest
 }
 
-// KeepBeacon is a duty of the leader: it proposes a beacon now and after every Config.BeaconInterval. It blocks like
-// LeadDuties.
-func (s *Store) KeepBeacon(ctx context.Context) error {
-	return s.LeadDuties(ctx, func(ctx context.Context) error {
-		for {
-			_, err := s.Propose(ctx, &gwv1.Command{Body: &gwv1.Command_Beacon{Beacon: &gwv1.Beacon{}}})
-			if err != nil && ctx.Err() == nil && !errors.Is(err, ErrNotLeader) {
-				s.log.Warn("no beacon", "error", err)
-			}
-			select {
-			case <-time.After(s.config.beaconInterval()):
-			case <-ctx.Done():
-				return nil
-			}
-		}
-	})
+// Sighting is what a member has for a beacon.
+type Sighting struct {
+	// ID of the hub.
+	ID    string
+	Voter bool
+	// Digest is that of its state at the beacon; nil if it hasn't told.
+	Digest []byte
 }
 
-// Compare takes what hubs (by their ID) have for one and the same beacon. It returns the digest that more than half of
-// them have, and the IDs of those that have another, sorted. ok is false if no digest has such a majority: then nobody
-// can say who is right.
-func Compare(digests map[string][32]byte) (majority [32]byte, odd []string, ok bool) {
-	votes := map[[32]byte]int{}
-	for _, d := range digests {
-		votes[d]++
+// Compare decides who is right about one beacon, whose members are all of the cluster's. It returns the digest that more
+// than half of the voters have, and the IDs of the members, voters or not, that have another, sorted. A voter that is
+// silent still counts as one: ok is false if those that agree are not more than half of all, for then nobody can say who
+// is right.
+func Compare(members []Sighting) (majority []byte, odd []string, ok bool) {
+	voters, with := 0, map[string]int{}
+	for _, m := range members {
+		if m.Voter {
+			voters++
+			if m.Digest != nil {
+				with[string(m.Digest)]++
+			}
+		}
 	}
-	for d, n := range votes {
-		if 2*n > len(digests) {
-			majority, ok = d, true
+	for d, n := range with {
+		if 2*n > voters {
+			majority, ok = []byte(d), true
 		}
 	}
 	if !ok {
-		return [32]byte{}, nil, false
+		return nil, nil, false
 	}
-	for id, d := range digests {
-		if d != majority {
-			odd = append(odd, id)
+	for _, m := range members {
+		if m.Digest != nil && !bytes.Equal(m.Digest, majority) {
+			odd = append(odd, m.ID)
 		}
 	}
-	slices.SortFunc(odd, cmp.Compare)
+	slices.Sort(odd)
 	return majority, odd, true
 }

@@ -42,8 +42,6 @@ type Config struct {
 	// Now is the proposer's clock. Nil: time.Now.
 	Now func() time.Time
 
-	// BeaconInterval is how often KeepBeacon has all hubs compare their states. 0: 30 s.
-	BeaconInterval time.Duration
 	// DiskLow is how many free bytes there must be on the disk for resources to be saved and pushed, DiskCritical for
 	// anything but revoking and removing. 0: a tenth of the disk, at most 512 MiB; 3 % of it, at most 128 MiB.
 	DiskLow, DiskCritical uint64
@@ -64,13 +62,6 @@ func (c Config) electionTimeout() time.Duration {
 		return time.Second
 	}
 	return max(c.ElectionTimeout, 10*time.Millisecond)
-}
-
-func (c Config) beaconInterval() time.Duration {
-	if c.BeaconInterval <= 0 {
-		return 30 * time.Second
-	}
-	return c.BeaconInterval
 }
 
 func (c Config) logger() *slog.Logger {

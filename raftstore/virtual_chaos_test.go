@@ -218,7 +218,7 @@ func (v *virtual) members(l *life) []*virtualHub {
 // judgeBeacons compares what hubs say of the beacons they saw.
 func (d *verdict) judgeBeacons(sightings map[uint64]map[string][32]byte) {
 	for index, digests := range sightings {
-		_, odd, ok := Compare(digests)
+		_, odd, ok := Compare(votersWith(digests))
 		if len(odd) > 0 || !ok {
 			d.accuse("beacon: at index %d, of %d hubs these differ: %v", index, len(digests), odd)
 		}

@@ -181,7 +181,7 @@ func quietRaft() *raftLogger { return &raftLogger{log: slog.New(slog.DiscardHand
 
 func (v *virtual) config(h *virtualHub, d *memDisk) Config {
 	c := Config{
-		ElectionTimeout: v.options.election, Version: "virtual", BeaconInterval: 5 * time.Second, Stream: v.network.listen(h.address()),
+		ElectionTimeout: v.options.election, Version: "virtual", Stream: v.network.listen(h.address()),
 		Logger:            slog.New(slog.DiscardHandler),
 		Bootstrap:         func(string) (*gwv1.Bootstrap, error) { return &gwv1.Bootstrap{ClusterId: "virtual"}, nil },
 		snapshotThreshold: v.options.snapshotAfter, trailingLogs: v.options.trailing, snapshotInterval: v.options.snapshotEvery,
@@ -228,8 +228,22 @@ func (v *virtual) start(h *virtualHub) {
 		return
 	}
 	v.tasks.Go(func() { v.supervise(l) })
-	v.tasks.Go(func() { s.KeepBeacon(context.Background()) })
+	v.tasks.Go(func() {
+		s.LeadDuties(context.Background(), func(ctx context.Context) error { return lightBeacons(ctx, s) })
+	})
 	v.tasks.Go(func() { s.KeepMembership(context.Background(), MembershipConfig{}) })
+}
+
+// lightBeacons is what a leader does for hubs to compare their states.
+func lightBeacons(ctx context.Context, s *Store) error {
+	for {
+		s.Propose(ctx, beacon()) // if it fails, the next one follows
+		select {
+		case <-time.After(5 * time.Second):
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // supervise starts a hub again that has failed, as its supervisor would.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -67,7 +68,11 @@ func (k *core) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	right, ok := majority(reports)
+	sightings := make([]raftstore.Sighting, len(reports))
+	for i, r := range reports {
+		sightings[i] = raftstore.Sighting{ID: r.ID, Voter: r.Voter, Digest: r.digest}
+	}
+	right, odd, ok := raftstore.Compare(sightings)
 	if !ok {
 		if disagree(reports) {
 			k.beacons.set(fmt.Sprintf("hubs disagree about the state at index %d, and no majority has the same: compare backups of each, and keep one", result.Index))
@@ -76,7 +81,7 @@ func (k *core) compare(ctx context.Context) error {
 	}
 	k.beacons.set("")
 	for _, r := range reports {
-		if r.digest == nil || bytes.Equal(r.digest, right) {
+		if !slices.Contains(odd, r.ID) {
 			continue
 		}
 		k.log.ErrorContext(ctx, "a hub's state differs from most others'; it is told to stop", "hub", r.ID, "index", result.Index)
@@ -122,25 +127,6 @@ func (k *core) collect(ctx context.Context, index uint64) ([]report, error) {
 			return reports, ctx.Err()
 		}
 	}
-}
-
-// majority returns the digest that more than half of the voters have.
-func majority(reports []report) (digest []byte, ok bool) {
-	voters, with := 0, map[string]int{}
-	for _, r := range reports {
-		if r.Voter {
-			voters++
-			if r.digest != nil {
-				with[string(r.digest)]++
-			}
-		}
-	}
-	for d, n := range with {
-		if n > voters/2 {
-			return []byte(d), true
-		}
-	}
-	return nil, false
 }
 
 func disagree(reports []report) bool {

@@ -457,26 +457,20 @@ func TestTheLeaderFindsTheOddOneOut(t *testing.T) {
 	}
 }
 
-func TestMajority(t *testing.T) {
+func TestDisagree(t *testing.T) {
 	a, b := []byte("a"), []byte("b")
-	voter := func(digest []byte) report { return report{raftstore.Member{Voter: true}, digest} }
-	learner := report{raftstore.Member{}, b}
-	for name, c := range map[string]struct {
-		reports  []report
-		want     []byte
-		disagree bool
+	for _, c := range []struct {
+		digests [][]byte
+		want    bool
 	}{
-		"all":                 {[]report{voter(a), voter(a), voter(a)}, a, false},
-		"two of three":        {[]report{voter(a), voter(b), voter(a)}, a, true},
-		"one silent":          {[]report{voter(a), voter(nil), voter(a)}, a, false},
-		"one against one":     {[]report{voter(a), voter(nil), voter(b)}, nil, true},
-		"two against one":     {[]report{voter(a), voter(a), voter(b), voter(nil), voter(nil)}, nil, true},
-		"learners don't vote": {[]report{voter(a), voter(a), voter(b), learner, learner}, a, true},
-		"two alone":           {[]report{voter(a), voter(b)}, nil, true},
+		{nil, false}, {[][]byte{a}, false}, {[][]byte{a, nil, a}, false}, {[][]byte{a, nil, b}, true}, {[][]byte{nil, nil}, false},
 	} {
-		got, ok := majority(c.reports)
-		if !bytes.Equal(got, c.want) || ok != (c.want != nil) || disagree(c.reports) != c.disagree {
-			t.Errorf("%s: got %q, %v, disagree %v", name, got, ok, disagree(c.reports))
+		var reports []report
+		for _, d := range c.digests {
+			reports = append(reports, report{raftstore.Member{Voter: true}, d})
+		}
+		if got := disagree(reports); got != c.want {
+			t.Errorf("%q disagree: %v, want %v", c.digests, got, c.want)
 		}
 	}
 }
