@@ -65,7 +65,7 @@ type watch struct {
 }
 
 // openWatch notes the stream and tells the edge what it missed. What it returns must be closed.
-func (s *EdgeServer) openWatch(ctx context.Context, r *gwv1.WatchRequest, stream *connect.ServerStream[gwv1.WatchResponse]) (w *watch, err error) {
+func (s *EdgeServer) openWatch(ctx context.Context, r *gwv1.WatchRequest, stream *connect.ServerStream[gwv1.WatchResponse]) (opened *watch, err error) {
 	who, err := s.edgeOf(ctx)
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func (s *EdgeServer) openWatch(ctx context.Context, r *gwv1.WatchRequest, stream
 	if e := s.gates.streams.admit(); e != nil {
 		return nil, e
 	}
-	w = &watch{server: s, who: who, send: stream.Send}
+	w := &watch{server: s, who: who, send: stream.Send}
 	defer func() {
 		if err != nil {
 			w.close()

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 
 	"gw/rpc/gwv1"
@@ -280,5 +282,21 @@ func TestALargeDifferenceIsFetched(t *testing.T) {
 	tick := w.next().GetTick()
 	if tick.GetTarget().GetNumber() != number || len(tick.Release) != 0 {
 		t.Errorf("%d parts came with the tick of release %d", len(tick.GetRelease()), tick.GetTarget().GetNumber())
+	}
+}
+
+func TestAStreamThatCanNotBeOpenedSaysWhyAndLeavesNothingBehind(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	ctx, cancel := context.WithCancel(h.calls(certificateOf(t, h, e)))
+	cancel() // the state can't be read any more, as on a hub that has just lost the lead
+	err := h.hub.Edges.Watch(ctx, h.caughtUp(), &connect.ServerStream[gwv1.WatchResponse]{})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	h.tickers.mu.Lock()
+	defer h.tickers.mu.Unlock()
+	if n := len(h.tickers.running[TickInterval]); n > 0 {
+		t.Errorf("%d tickers run on", n)
 	}
 }
