@@ -177,11 +177,11 @@ func (j *judgement) undisturbed(from, to time.Duration) bool {
 // settled is how long after a fault an edge may take a stream for one that is alive although it is not.
 const settled = 3 * time.Second
 
-// knows reports whether an edge must have heard, when a request was made, of what happened at a time: it followed a hub
-// for a second afterwards, and nothing was done since some time before.
+// knows reports whether an edge must have heard, when it answered a request, of what happened at a time: it followed a
+// hub a second afterwards, and nothing was done since some time before.
 func (j *judgement) knows(at time.Duration, r request) bool {
 	return slices.ContainsFunc(j.caller.looks, func(l look) bool {
-		return l.following && l.sent >= at+time.Second && l.got <= r.sent && j.undisturbed(l.sent-settled, r.sent)
+		return l.following && l.sent >= at+time.Second && l.got <= r.sent && j.undisturbed(l.sent-settled, r.got)
 	})
 }
 
