@@ -74,7 +74,7 @@ type benchFleet struct {
 	Edges       int           `default:"1000" help:"Simulated edges, each with a certificate and a connection of its own."`
 	AtOnce      int           `default:"64" help:"Edges that enrol at a time."`
 	Resources   int           `default:"100" help:"Resources in the edges' release."`
-	Scenario    []string      `enum:"enrol,steady,push,revoke,restart" default:"enrol,steady,push,revoke,restart" help:"What to measure: enrol, steady, push, revoke, restart (kill -9 of the leader)."`
+	Scenario    []string      `enum:"enrol,steady,push,revoke,restart" default:"enrol,steady,push,revoke,restart" help:"What to measure: enrol, steady (idle: CPU per heartbeat, memory per edge), push, revoke, restart (kill -9 of the leader, and the storm of reconnects after it)."`
 	Steady      time.Duration `default:"30s" help:"How long steady heartbeats are watched."`
 	Pushes      int           `default:"5" help:"Pushes of one changed resource each."`
 	Revocations int           `default:"10" help:"Tokens revoked."`
@@ -92,7 +92,9 @@ type benchFleet struct {
 func (*benchFleet) Examples() string {
 	return `
 gw bench fleet
-gw bench fleet --edges 10000 --hubs 3 -o json
+gw bench fleet --edges 10000 --hubs 3 --at-once 256 --patience 5m -o json
+gw bench fleet --edges 1000 --hubs 3 --scenario restart --restarts 3
+gw bench fleet --edges 100 --resources 10000 --scenario push
 gw bench fleet --edges 200 --scenario push,revoke --pushes 20
 gw bench fleet --existing --hub https://hub-1.example:7070 --edges 500`
 }

@@ -372,16 +372,21 @@ func (h *hub) buildServices() (err error) {
 		return err
 	}
 	h.edges = newServer("edges", h.port.web, true, h.services.EdgeHandler(), h.log)
-	// A caller that died without a word is noticed, and one that does not read is let go, within the 10 s in which an
-	// edge gives up on a silent hub.
-	h.edges.http.HTTP2 = &http.HTTP2Config{
+	h.edges.http.HTTP2 = edgesHTTP2()
+	h.admin.http.Handler = splitAdmin(api, h.opsHandler(), console)
+	return nil
+}
+
+// edgesHTTP2 is how a hub speaks HTTP/2 with edges and other hubs.
+func edgesHTTP2() *http.HTTP2Config {
+	return &http.HTTP2Config{
+		// A caller that died without a word is noticed, and one that does not read is let go, within the 10 s in which an
+		// edge gives up on a silent hub.
 		SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, WriteByteTimeout: 10 * time.Second,
 		// An edge makes a call every 30 s: tables of headers seen before would take 4 KB of every connection to save it
 		// some hundred bytes a minute. 0 would mean the default.
 		MaxDecoderHeaderTableSize: 1, MaxEncoderHeaderTableSize: 1,
 	}
-	h.admin.http.Handler = splitAdmin(api, h.opsHandler(), console)
-	return nil
 }
 
 // splitAdmin sends procedures to the API, what machines watch to ops, and everything else to the console.

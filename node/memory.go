@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"os"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -15,9 +14,6 @@ const (
 	minWaste = 4 << 20
 	// busyCycles is how many collections between two looks mean that memory is in use all the time.
 	busyCycles = 3
-	// hubGC is GOGC of a hub: connections are many and live long, and hold most of its memory, so that a collector that
-	// lets the heap double would double what each of them costs.
-	hubGC = 40
 )
 
 // heap is what the collector tells of the heap.
@@ -46,11 +42,9 @@ func readHeap() heap {
 }
 
 // keepLean gives memory back to the system after something has taken much of it for a moment, such as a password's
-// hashing or a fleet that came back, until ctx ends. Left alone the collector keeps it for minutes.
+// hashing or a fleet that came back, until ctx ends. Left alone the collector keeps it for minutes, and lets the heap double
+// meanwhile; to have it collect more often instead would cost most when a push or a storm needs the processors.
 func keepLean(ctx context.Context) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(hubGC)
-	}
 	look := time.NewTicker(trimEvery)
 	defer look.Stop()
 	soon := time.After(2 * time.Second) // what starting has left behind

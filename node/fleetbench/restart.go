@@ -3,6 +3,7 @@ package fleetbench
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,7 +40,39 @@ func (b *bench) restart(ctx context.Context) error {
 	b.report.times(Restart, what+" → all edges follow a hub", streaming)
 	b.report.times(Restart, what+" → and all are Connected and In sync at the leader", right)
 	b.report.times(Restart, "how long admin calls waited meanwhile, failed ones too", waits)
+	slow := 0
+	for _, w := range waits {
+		if w > adminLimit {
+			slow++
+		}
+	}
+	b.report.value(Restart, fmt.Sprintf("admin calls that waited for more than %s", adminLimit), unitCount, float64(slow))
+	if away, err := b.sentAway(ctx); err == nil {
+		b.report.value(Restart, "calls of edges that were told to come again later", unitCount, away)
+	}
 	return nil
+}
+
+// adminLimit is what a hub promises of admin calls: it serves one or says why not.
+const adminLimit = 5 * time.Second
+
+// sentAway returns how many calls the hubs that run have refused because too many edges came at once.
+func (b *bench) sentAway(ctx context.Context) (n float64, err error) {
+	for _, k := range b.hubs.list {
+		if !k.running() {
+			continue
+		}
+		values, err := k.api.metrics(ctx)
+		if err != nil {
+			return 0, err
+		}
+		for name, v := range values {
+			if strings.HasPrefix(name, "gw_rpc_overloaded_total") {
+				n += v
+			}
+		}
+	}
+	return n, nil
 }
 
 // outage is what was seen of one.

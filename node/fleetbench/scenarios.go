@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"connectrpc.com/connect"
+
 	"gw/rpc/gwv1"
 	"gw/rpc/identity"
 )
@@ -117,28 +119,43 @@ func (b *bench) onePush(ctx context.Context) (loaded, reported []time.Duration, 
 	if err != nil {
 		return nil, nil, err
 	}
-	progress, err := b.admin.releases.WatchPush(ctx, &gwv1.WatchPushRequest{Number: number})
+	reported, err = b.followPush(ctx, number, began)
 	if err != nil {
-		return nil, nil, fmt.Errorf("watch push %d: %w", number, err)
-	}
-	defer progress.Close()
-	var seen uint32
-	for progress.Receive() {
-		m := progress.Msg()
-		for now := time.Since(began); seen < m.Loaded; seen++ {
-			reported = append(reported, now)
-		}
-		if m.Failed > 0 || m.Offline > 0 {
-			return nil, nil, fmt.Errorf("push %d: %d edges failed, %d are offline", number, m.Failed, m.Offline)
-		}
-	}
-	if err := progress.Err(); err != nil {
-		return nil, nil, fmt.Errorf("watch push %d: %w", number, err)
+		return nil, nil, err
 	}
 	if err := t.wait(ctx, b.fleet, b.Patience, fmt.Sprintf("loaded push %d", number)); err != nil {
 		return nil, nil, err
 	}
 	return t.samples(), reported, nil
+}
+
+// followPush returns when the leader was seen to know that another edge has loaded a push. A leader that is lost meanwhile
+// has a successor, which goes on.
+func (b *bench) followPush(ctx context.Context, number uint64, began time.Time) (reported []time.Duration, err error) {
+	for again := true; again; {
+		again = false
+		progress, err := b.admin.releases.WatchPush(ctx, &gwv1.WatchPushRequest{Number: number})
+		if err != nil {
+			return nil, fmt.Errorf("watch push %d: %w", number, err)
+		}
+		for progress.Receive() {
+			m := progress.Msg()
+			for now := time.Since(began); len(reported) < int(m.Loaded); {
+				reported = append(reported, now)
+			}
+			if m.Failed > 0 {
+				progress.Close()
+				return nil, fmt.Errorf("push %d: %d edges failed", number, m.Failed)
+			}
+		}
+		if err := progress.Err(); connect.CodeOf(err) == connect.CodeUnavailable && ctx.Err() == nil {
+			again = true
+		} else if err != nil {
+			return nil, fmt.Errorf("watch push %d: %w", number, err)
+		}
+		progress.Close()
+	}
+	return reported, nil
 }
 
 // echo is how long edges spread their reports of an access change over; the next revocation waits for them.

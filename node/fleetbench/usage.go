@@ -3,6 +3,7 @@ package fleetbench
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -45,44 +46,49 @@ func (b *bench) usage(ctx context.Context) ([]usage, error) {
 }
 
 // usage reads a hub's /metrics.
-func (a *admin) usage(ctx context.Context) (u usage, err error) {
+func (a *admin) usage(ctx context.Context) (usage, error) {
+	values, err := a.metrics(ctx)
+	if err != nil {
+		return usage{}, err
+	}
+	cpu, told := values["process_cpu_seconds_total"]
+	rss, also := values["process_resident_memory_bytes"]
+	if !told || !also {
+		return usage{}, errors.New("the hub's metrics don't tell its CPU time and memory")
+	}
+	return usage{hub: a.base, cpu: time.Duration(cpu * float64(time.Second)), rss: rss}, nil
+}
+
+// metrics reads a hub's /metrics, by name and labels as they are written there.
+func (a *admin) metrics(ctx context.Context) (map[string]float64, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+"/metrics", nil)
 	if err != nil {
-		return u, err
+		return nil, err
 	}
 	answer, err := a.http.Do(r)
 	if err != nil {
-		return u, fmt.Errorf("read the hub's metrics: %w", err)
+		return nil, fmt.Errorf("read the hub's metrics: %w", err)
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return u, fmt.Errorf("read the hub's metrics: %s", answer.Status)
+		return nil, fmt.Errorf("read the hub's metrics: %s", answer.Status)
 	}
-	u.hub = a.base
-	found := 0
+	values := make(map[string]float64)
 	lines := bufio.NewScanner(io.LimitReader(answer.Body, 16<<20))
 	for lines.Scan() {
-		name, text, _ := strings.Cut(lines.Text(), " ")
-		v, err := strconv.ParseFloat(text, 64)
-		if err != nil {
+		line := lines.Text()
+		at := strings.LastIndexByte(line, ' ')
+		if at < 0 {
 			continue
 		}
-		switch name {
-		case "process_cpu_seconds_total":
-			u.cpu = time.Duration(v * float64(time.Second))
-			found++
-		case "process_resident_memory_bytes":
-			u.rss = v
-			found++
+		if v, err := strconv.ParseFloat(line[at+1:], 64); err == nil {
+			values[line[:at]] = v
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return u, fmt.Errorf("read the hub's metrics: %w", err)
+		return nil, fmt.Errorf("read the hub's metrics: %w", err)
 	}
-	if found != 2 {
-		return u, fmt.Errorf("the hub's metrics don't tell its CPU time and memory")
-	}
-	return u, nil
+	return values, nil
 }
 
 // spending begins to count CPU time. What it returns reports that of the hubs, and that of the edges, which would be other
