@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"os"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -14,6 +15,9 @@ const (
 	minWaste = 4 << 20
 	// busyCycles is how many collections between two looks mean that memory is in use all the time.
 	busyCycles = 3
+	// hubGC is GOGC of a hub: connections are many and live long, and hold most of its memory, so that a collector that
+	// lets the heap double would double what each of them costs.
+	hubGC = 50
 )
 
 // heap is what the collector tells of the heap.
@@ -42,9 +46,11 @@ func readHeap() heap {
 }
 
 // keepLean gives memory back to the system after something has taken much of it for a moment, such as a password's
-// hashing or a fleet that came back, until ctx ends. Left alone the collector keeps it for minutes, and lets the heap double
-// meanwhile; to have it collect more often instead would cost most when a push or a storm needs the processors.
+// hashing or a fleet that came back, until ctx ends. Left alone the collector keeps it for minutes.
 func keepLean(ctx context.Context) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(hubGC)
+	}
 	look := time.NewTicker(trimEvery)
 	defer look.Stop()
 	soon := time.After(2 * time.Second) // what starting has left behind

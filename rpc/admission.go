@@ -19,6 +19,14 @@ type Admission struct {
 	Fetches float64
 }
 
+// spread is over what time so many edges have to come to be let in without being turned away.
+func (a Admission) spread(edges int) time.Duration {
+	if a.Streams <= 0 {
+		return 0
+	}
+	return min(max(0, time.Duration((float64(edges)/a.Streams-burst)*float64(time.Second))), maxSpread)
+}
+
 const (
 	// burst is how many seconds' worth of calls are let in at once after a quiet time.
 	burst = 2

@@ -112,6 +112,29 @@ func TestAFleetThatObeysIsLetInAtTheRate(t *testing.T) {
 	}
 }
 
+func TestAFleetIsToldToSpreadOnItsWayToTheLeader(t *testing.T) {
+	for _, c := range []struct {
+		streams float64
+		edges   int
+		want    time.Duration
+	}{{500, 0, 0}, {500, 1000, 0}, {500, 2000, 2 * time.Second}, {500, 10_000, 18 * time.Second}, {500, 1_000_000, maxSpread}, {0, 10_000, 0}} {
+		if got := (Admission{Streams: c.streams}).spread(c.edges); got != c.want {
+			t.Errorf("%d edges at %v per second are spread over %v, want %v", c.edges, c.streams, got, c.want)
+		}
+	}
+	hubs := newHubs(t, 3)
+	edge := hubs[0].enroll("e1")
+	eventually(t, "the follower knows the edge", func() bool { _, ok := hubs[1].store.State().Edge("e1"); return ok })
+	hubs[1].hub.core.admission.Streams = .1 // one edge in ten seconds is as many of a large fleet
+	hubs[1].hub.core.registered = registered{n: 2, at: time.Now()}
+	direct, _ := hubs[1].asEdge(edge)
+	_, err := direct.Heartbeat(t.Context(), &gwv1.HeartbeatRequest{SessionId: edgeSession, Sequence: 1})
+	d := (&harness{t: t}).refused(err, connect.CodeUnavailable, ReasonNotLeader, hubs[0].url())
+	if got := d.RetryJitter.AsDuration(); got != 18*time.Second || d.LeaderUrl != hubs[0].url() {
+		t.Errorf("it is told to spread over %v on its way to %s, want 18s and the leader", got, d.LeaderUrl)
+	}
+}
+
 func overloadedBy(t *testing.T, err error) *gwv1.ErrorDetail {
 	t.Helper()
 	d := (&harness{t: t}).refused(err, connect.CodeResourceExhausted, ReasonOverloaded, "come again")

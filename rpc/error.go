@@ -96,7 +96,8 @@ type Error struct {
 	Violations []*gwv1.Violation
 	// LeaderURL is where the leader is, with ReasonNotLeader.
 	LeaderURL string
-	// RetryAfter, RetryJitter and FetchURLs are those of gwv1.ErrorDetail, with ReasonOverloaded.
+	// RetryAfter, RetryJitter and FetchURLs are those of gwv1.ErrorDetail, with ReasonOverloaded; RetryJitter with
+	// ReasonNotLeader too.
 	RetryAfter, RetryJitter time.Duration
 	FetchURLs               []string
 }
@@ -107,7 +108,10 @@ func (e *Error) Error() string { return e.Message }
 func (e *Error) detail() *gwv1.ErrorDetail {
 	d := &gwv1.ErrorDetail{Reason: e.Reason, Violations: e.Violations, LeaderUrl: e.LeaderURL, FetchUrls: e.FetchURLs}
 	if e.RetryAfter > 0 {
-		d.RetryAfter, d.RetryJitter = durationpb.New(e.RetryAfter), durationpb.New(e.RetryJitter)
+		d.RetryAfter = durationpb.New(e.RetryAfter)
+	}
+	if e.RetryJitter > 0 {
+		d.RetryJitter = durationpb.New(e.RetryJitter)
 	}
 	return d
 }

@@ -134,8 +134,8 @@ func NewHub(c HubConfig) (*Hub, error) {
 		now: c.Now, ticker: c.Ticker, log: c.Logger, notices: newNotices(), tenure: newTenure(),
 		address: c.Address, version: c.Version, clusterKey: c.ClusterKey, peerTransport: c.PeerTransport,
 		dialHub: c.DialHub, diskFree: c.DiskFree, membership: c.Membership, procedures: procedures(),
-		plugins: c.Plugins,
-		newer:   resource.NewerThan,
+		plugins: c.Plugins, admission: c.Admission,
+		newer: resource.NewerThan,
 	}
 	k.delivery = newDelivery(k)
 	var err error
@@ -184,6 +184,9 @@ type core struct {
 	root    *x509.Certificate
 	issued  issued
 	beacons beacons
+
+	admission  Admission
+	registered registered
 }
 
 // Wake blocks until what the console shows has moved past revision after, and returns the revision it is at: any change

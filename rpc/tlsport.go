@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/x509"
 	"net/http"
+	"sync"
+	"time"
 
 	"gw/rpc/gwv1/gwv1connect"
 	"gw/rpc/identity"
@@ -107,15 +109,32 @@ func (t *port) servedElsewhere(w http.ResponseWriter, r *http.Request, p *proced
 		return true
 	}
 	address, here := t.leaderNow()
+	if !here && address == "" && p.path() == gwv1connect.EdgeServiceWatchProcedure {
+		// Told at once that there is no leader, every edge would ask again and again while hubs elect one.
+		address, here = t.awaitLeader(r.Context())
+	}
 	if !here && p.path() == gwv1connect.EdgeServiceFetchReleaseProcedure && r.Header.Get(headerConsistency) == "stale" {
 		t.edges.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), staleKey{}, true)))
 		return true
 	}
 	if !here {
-		t.refuse(w, r, notLeader(address))
+		t.refuse(w, r, t.notLeader(address))
 	}
 	return !here
 }
+
+// awaitLeader is leaderNow for an edge that has time: it waits until somebody leads, for up to holdTime.
+func (t *port) awaitLeader(ctx context.Context) (address string, here bool) {
+	ctx, cancel := context.WithTimeout(ctx, holdTime)
+	defer cancel()
+	for address, here = t.leaderNow(); !here && address == "" && pauseAbout(ctx, edgeLook) == nil; {
+		address, here = t.leaderNow()
+	}
+	return address, here
+}
+
+// edgeLook is how often it is looked for a leader for an edge that waits for one.
+const edgeLook = 200 * time.Millisecond
 
 // serveHub serves another hub, or one that wants to become one.
 func (t *port) serveHub(w http.ResponseWriter, r *http.Request, p procedure, hub string) {
@@ -132,13 +151,35 @@ func (t *port) serveHub(w http.ResponseWriter, r *http.Request, p procedure, hub
 	}
 }
 
-// notLeader is the answer to an edge that should go elsewhere; an address of "" is not known.
-func notLeader(address string) error {
+// notLeader is the answer to an edge that should go elsewhere; an address of "" is not known. A fleet that the leader
+// can't let in at once is told to spread.
+func (k *core) notLeader(address string) error {
 	if address == "" {
 		return &Error{Reason: ReasonNotLeader, Message: "this hub does not lead, and it does not know who does"}
 	}
-	return &Error{Reason: ReasonNotLeader, LeaderURL: "https://" + address,
+	return &Error{Reason: ReasonNotLeader, LeaderURL: "https://" + address, RetryJitter: k.admission.spread(k.registered.of(k)),
 		Message: "this hub does not lead: https://" + address + " does"}
+}
+
+// registered is how many edges the registry has, as of a while ago: counting takes long where edges are many.
+type registered struct {
+	mu sync.Mutex // guards what follows
+	n  int
+	at time.Time
+}
+
+const countEvery = 5 * time.Second
+
+func (r *registered) of(k *core) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := k.now(); r.at.IsZero() || now.Sub(r.at) >= countEvery {
+		r.n, r.at = 0, now
+		for range k.store.State().Edges() {
+			r.n++
+		}
+	}
+	return r.n
 }
 
 // certificateOf returns the certificate of an edge or a hub at the other end, nil if there is none that this cluster

@@ -168,7 +168,7 @@ func (t *translator) end(ctx context.Context, spec connect.Spec, began time.Time
 func (t *translator) elsewhere(p procedure) error {
 	if p.service == edgeService {
 		address, _ := t.k.leaderNow()
-		return notLeader(address)
+		return t.k.notLeader(address)
 	}
 	return &Error{Reason: ReasonNotProposed, Message: "this hub does not lead any more, and nothing was changed: try again"}
 }

@@ -192,7 +192,7 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 	switch {
 	case moved && !e.ticked && t.moves < maxMoves:
 		t.moves++
-		return hub, 0
+		return hub, spreadTo(e.err, random())
 	case elsewhere && t.leaderless < maxLeaderless:
 		// All edges of a leader that has changed come at once: they spread over the quick wait, and need no longer one.
 		t.leaderless++

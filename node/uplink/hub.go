@@ -136,7 +136,7 @@ func newTransport(tlsConfig *tls.Config, p pace) *http.Transport {
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         connect,
 		TLSClientConfig:     tlsConfig,
-		TLSHandshakeTimeout: p.dial,
+		TLSHandshakeTimeout: 2 * p.dial, // a hub that a whole fleet comes to takes its time
 		Protocols:           protocols,
 		IdleConnTimeout:     90 * time.Second,
 		HTTP2:               &http.HTTP2Config{SendPingTimeout: p.tickTimeout, PingTimeout: p.tickTimeout / 2},

@@ -28,6 +28,12 @@ func comeAgain(err error, r float64) (wait time.Duration, told bool) {
 	return after + time.Duration(r*float64(jitter)), true
 }
 
+// spreadTo returns how long to wait, with r in [0, 1), before going to the leader that a hub names: 0 unless so many
+// edges go there that it couldn't let them all in at once.
+func spreadTo(err error, r float64) time.Duration {
+	return time.Duration(r * float64(min(max(detailOf(err).GetRetryJitter().AsDuration(), 0), maxRetryJitter)))
+}
+
 // fetchURLs returns the hubs that serve releases in place of one that has too many edges at once.
 func fetchURLs(err error) (urls []string) {
 	d := detailOf(err)

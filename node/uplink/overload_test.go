@@ -134,6 +134,12 @@ func (h *fakeHub) withTick(change func(parts []*gwv1.FetchReleaseResponse)) {
 	}
 }
 
+// awaitLoaded waits for the heartbeat that tells of a release: its answer could tell of the next before a tick does.
+func (h *fakeHub) awaitLoaded(number uint64) {
+	h.t.Helper()
+	receive(h.t, "the report", h.beats, func(b *gwv1.HeartbeatRequest) bool { return b.LoadedRelease == number })
+}
+
 func TestWhatComesWithTheTickIsNotFetched(t *testing.T) {
 	h := newFakeHub(t)
 	h.withTick(nil)
@@ -141,6 +147,7 @@ func TestWhatComesWithTheTickIsNotFetched(t *testing.T) {
 	e.start()
 	h.push(map[string]string{"a": "1", "b": "1"})
 	first := e.awaitRelease(1)
+	h.awaitLoaded(1)
 	fetches := h.count(&h.fetches)
 	h.push(map[string]string{"a": "1", "b": "2"})
 	r := e.awaitRelease(2)
@@ -174,6 +181,7 @@ func TestWhatComesWithTheTickIsVerifiedLikeWhatIsFetched(t *testing.T) {
 			e.start()
 			h.push(map[string]string{"a": "1"})
 			e.awaitRelease(1)
+			h.awaitLoaded(1)
 			fetches := h.count(&h.fetches)
 			h.push(map[string]string{"a": "2"})
 			if r := e.awaitRelease(2); len(r.Blobs) != 1 {

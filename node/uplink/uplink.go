@@ -195,7 +195,7 @@ type pace struct {
 var defaultPace = pace{
 	tickTimeout: 10 * time.Second,
 	dial:        5 * time.Second,
-	leader:      2 * time.Second,
+	leader:      5 * time.Second,
 	call:        10 * time.Second,
 	fetch:       2 * time.Minute,
 	drain:       time.Minute,
