@@ -243,17 +243,17 @@ func (k *client) get(name string) {
 		k.elsewhere()
 		return
 	}
-	k.load.sawValue(k.id, name, saved(answer.Resource), call, k.load.now())
+	k.load.sawValue(k.id, k.hub, name, saved(answer.Resource), call, k.load.now())
 	k.seen[name] = seen{saved(answer.Resource), answer.Resource.GetStatus().GetVersion()}
 }
 
 // sawValue records a read.
-func (l *load) sawValue(client int, name, value string, call, back int64) {
+func (l *load) sawValue(client int, via *process, name, value string, call, back int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reads++
 	l.ops[name] = append(l.ops[name], porcupine.Operation{
-		ClientId: client, Input: registerInput{op: "get"}, Call: call, Output: registerOutput{outcome: done, value: value}, Return: back,
+		ClientId: client, Input: registerInput{op: "get"}, Call: call, Output: registerOutput{outcome: done, value: value, via: via.name}, Return: back,
 	})
 }
 
@@ -281,7 +281,7 @@ func (k *client) write(name string) {
 		return err
 	})
 	l := k.load
-	op := porcupine.Operation{ClientId: k.id, Input: in, Call: call, Output: registerOutput{outcome: o}, Return: l.now()}
+	op := porcupine.Operation{ClientId: k.id, Input: in, Call: call, Output: registerOutput{outcome: o, via: k.hub.name}, Return: l.now()}
 	if o == unknown {
 		op.Return = math.MaxInt64
 	}
@@ -376,7 +376,7 @@ func (l *load) readAll(h *process, when *interval) {
 		if when != nil {
 			call, back = when.from, when.to
 		}
-		l.sawValue(loadClients, name, saved(answer.GetResource()), call, back)
+		l.sawValue(loadClients, h, name, saved(answer.GetResource()), call, back)
 	}
 }
 
@@ -465,6 +465,7 @@ type registerInput struct {
 type registerOutput struct {
 	outcome outcome
 	value   string // of get; "": nothing is there
+	via     string // the hub that gave the outcome
 }
 
 // registerModel is one resource: its value. A write that is unknown has no end, so that it may come after everything
@@ -489,10 +490,10 @@ var registerModel = porcupine.Model{
 	DescribeOperation: func(input, output any) string {
 		in, out := input.(registerInput), output.(registerOutput)
 		if in.op == "get" {
-			return fmt.Sprintf("get %q", out.value)
+			return fmt.Sprintf("%s: get %q", out.via, out.value)
 		}
 		how := []string{"unknown", "acknowledged", "refused", "not proposed"}[out.outcome]
-		return strings.TrimSpace(fmt.Sprintf("%s %q %s", in.op, in.value, in.expect)) + ": " + how
+		return fmt.Sprintf("%s: %s: %s", out.via, strings.TrimSpace(fmt.Sprintf("%s %q %s", in.op, in.value, in.expect)), how)
 	},
 }
 

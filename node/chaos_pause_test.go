@@ -17,22 +17,50 @@ func TestChaosPauseLeader(t *testing.T) {
 		l.awaitAccepted(20, healed)
 		old := c.leader()
 		old.put("paused", "before")
+		// A follower that stands still meanwhile answers the leader's last heartbeat when that can't hear it any more.
+		late := c.others(old)[0]
+		late.pause()
+		heard := time.Now().Add(150 * time.Millisecond) // heartbeats come at least twice as often
+		c.await(healed, "the follower was asked", func() error { return notYet(heard) })
 		old.pause()
+		late.resume()
 		began, length := time.Now(), pauses[i%len(pauses)]+time.Duration(i/len(pauses))*300*time.Millisecond
-		elected := length > time.Second
-		if elected {
+		want := "before"
+		if length > time.Second {
 			c.up()[0].put("paused", "after") // passed on to the leader that stands still, and then to the next
 			t.Logf("leader paused → write accepted by another: %v", time.Since(began).Round(time.Millisecond))
+			want = "after"
 		}
+		// These questions wait beside answers of the others from before they had another leader.
+		answers := old.readAtOnce(8, "paused")
 		c.await(length+healed, "the pause is over", func() error { return notYet(began.Add(length)) })
 		old.resume()
-		if value, err := old.value("paused", false); err == nil && elected && value != "after" {
-			t.Errorf("paused for %v, the former leader answers %q", length, value)
+		for range 8 {
+			if a := <-answers; a.err == nil && a.value != want {
+				t.Errorf("paused for %v, the former leader answers %q, want %q", length, a.value, want)
+			}
 		}
 		took := c.awaitWrite(old, healed)
 		t.Logf("paused for %v; %v later it accepts writes again", length, took.Round(time.Millisecond))
 	}
 	l.judge()
+}
+
+type answer struct {
+	value string
+	err   error
+}
+
+// readAtOnce makes n calls for what is saved under a name; the answers come when the hub gives them.
+func (h *process) readAtOnce(n int, name string) <-chan answer {
+	answers := make(chan answer, n)
+	for range n {
+		go func() { // ends with its call, which takes callTimeout at most
+			value, err := h.value(name, false)
+			answers <- answer{value, err}
+		}()
+	}
+	return answers
 }
 
 // notYet is an error before a time.
