@@ -33,6 +33,7 @@ type Commands struct {
 	Unfreeze Unfreeze `cmd:"" group:"release" help:"End a freeze."`
 
 	Edges      Edges      `cmd:"" group:"fleet" help:"Show edges; label, retry, remove or revoke one."`
+	Plugins    Plugins    `cmd:"" group:"fleet" help:"Show plugins, what hub plugins keep, and the payloads nobody wanted."`
 	Namespaces Namespaces `cmd:"" group:"fleet" help:"List namespaces."`
 
 	Apps      Apps       `cmd:"" group:"access" help:"Who calls the edges."`

@@ -41,6 +41,7 @@ type hub struct {
 	access   gwv1connect.AccessServiceClient
 	cluster  gwv1connect.ClusterServiceClient
 	audit    gwv1connect.AuditServiceClient
+	plugins  gwv1connect.PluginServiceClient
 	// upload is for streams from here, which hear a refusal before their end only over HTTP/2.
 	upload gwv1connect.ClusterServiceClient
 	caller *caller
@@ -137,6 +138,7 @@ func (c *Context) dial(to *url.URL, token, pin string) (*hub, error) {
 		access:   gwv1connect.NewAccessServiceClient(client, base, options...),
 		cluster:  gwv1connect.NewClusterServiceClient(client, base, options...),
 		audit:    gwv1connect.NewAuditServiceClient(client, base, options...),
+		plugins:  gwv1connect.NewPluginServiceClient(client, base, options...),
 		upload:   gwv1connect.NewClusterServiceClient(clientOf(uploads), base, options...),
 		caller:   k,
 	}, nil
