@@ -101,6 +101,7 @@ type hub struct {
 	opened   atomic.Pointer[raftstore.Store] // store, for Raft's goroutines
 	audit    *auditLog                       // nil: none is kept
 	services *rpc.Hub
+	plugins  *hubPlugins
 	edges    *server // EdgeService and HubService, mutual TLS
 	admin    *server // console and admin API
 
@@ -323,6 +324,10 @@ func (h *hub) openAdmin() (err error) {
 
 // buildServices connects store, fleet, handlers and console.
 func (h *hub) buildServices() (err error) {
+	h.plugins, err = openHubPlugins(h.store, func(plugin uint32) rpc.PluginKV { return h.services.PluginKV(plugin) }, h.log.With("room", "pluginhost"))
+	if err != nil {
+		return err
+	}
 	h.services, err = rpc.NewHub(rpc.HubConfig{
 		Store:   h.store,
 		Fleet:   fleet.New(fleet.Config{Interval: h.config.HeartbeatInterval, Now: h.config.Now}),
@@ -342,6 +347,7 @@ func (h *hub) buildServices() (err error) {
 			return c, err
 		},
 		DiskFree: h.store.DiskFree,
+		Plugins:  h.plugins,
 		Metrics:  h.metrics,
 
 		Membership: raftstore.MembershipConfig{AllowTwo: h.config.AllowTwo},
@@ -546,6 +552,7 @@ func (h *hub) run(ctx context.Context, serving func()) error {
 	if h.audit != nil {
 		g.Go(func() error { return h.audit.keep(ctx, h.store) })
 	}
+	g.Go(func() error { return h.plugins.run(ctx) })
 	g.Go(func() error { return h.keepCertificate(ctx) })
 	g.Go(func() error { return h.keepMember(ctx) })
 	g.Go(func() error {
@@ -594,6 +601,11 @@ func (h *hub) handOver() {
 func (h *hub) close() {
 	if h.admin != nil {
 		h.admin.listener.Close() // already closed after run
+	}
+	if h.plugins != nil {
+		if err := h.plugins.close(); err != nil {
+			h.log.Error("the plugins were not ended cleanly", "error", err)
+		}
 	}
 	if h.store != nil {
 		if err := h.store.Close(); err != nil {

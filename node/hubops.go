@@ -32,6 +32,11 @@ func (h *hub) answerHealth(w http.ResponseWriter, r *http.Request, liveOnly bool
 		}
 		fmt.Fprintf(&list, "%s %s: %s\n", mark, c.Name, c.Detail)
 	}
+	if !liveOnly { // a hub without its plugins is a hub: payloads for them wait at the edges
+		for _, line := range h.plugins.complaints() {
+			fmt.Fprintf(&list, "[!] %s\n", line)
+		}
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	if failed.Len() > 0 {

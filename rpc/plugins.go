@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -331,4 +332,26 @@ func (s *PluginServer) orderDeadLetters(ctx context.Context, r proto.Message, id
 }
 
 // addConfigured takes the plugins of the working configuration.
-func (l *pluginList) addConfigured(*state.State, func(namespace string) bool) {}
+func (l *pluginList) addConfigured(st *state.State, shown func(namespace string) bool) {
+	for _, namespace := range append(st.Namespaces(), resource.Global) {
+		if !shown(namespace) {
+			continue
+		}
+		for r := range st.ResourcesOf("Plugin", namespace) {
+			m, err := resource.Decode(r.Kind, r.Name, r.Spec)
+			spec, ok := m.(*gwv1.PluginSpec)
+			if err != nil || !ok {
+				continue // made by a newer version, which shows it
+			}
+			n := pluginName{id: spec.Id, kind: typeEdge, namespace: namespace, name: r.Name}
+			if spec.Type == gwv1.PluginType_PLUGIN_TYPE_HUB {
+				n.kind = typeHub
+			}
+			i := l.of(n)
+			i.Configured, i.Command = true, spec.Command
+			for _, h := range spec.Hooks {
+				i.Hooks = append(i.Hooks, strings.ToLower(strings.TrimPrefix(h.String(), "HOOK_")))
+			}
+		}
+	}
+}

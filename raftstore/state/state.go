@@ -72,6 +72,11 @@ func (s *State) Resources(namespace string) iter.Seq[*gwv1.ResourceRecord] {
 	return within[*gwv1.ResourceRecord](s, tableResources, byID, namespace)
 }
 
+// ResourcesOf are those of one kind in one namespace, sorted by name.
+func (s *State) ResourcesOf(kind, namespace string) iter.Seq[*gwv1.ResourceRecord] {
+	return list[*gwv1.ResourceRecord](s.db.Txn(false), tableResources, byID, terminated(namespace, kind))
+}
+
 // Effective is the configuration edges of a namespace would get by a push now: global overlaid by the namespace, less
 // what takes effect outside of releases, sorted by kind and name.
 func (s *State) Effective(namespace string) iter.Seq[*gwv1.ResourceRecord] {
