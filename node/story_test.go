@@ -57,7 +57,10 @@ func TestMain(m *testing.M) {
 //	cluster-is VOTERS TOLERANCE         how many hubs vote, and how many of them may fail: cluster-is 3 1
 //	edge start [FLAG…]|kill|stop        an edge; its first start takes a join token from the hub
 //	chat [-stream] MODEL TEXT           asks through the edge with the official SDK and $APP_TOKEN; prints the answer
-//	await SECONDS COMMAND…              repeats chat, edge-did, edge-is, cluster-is or "gw …" until it succeeds
+//	await SECONDS COMMAND…              repeats chat, edge-did, edge-is, cluster-is, "gw …" or "gw-says REGEXP …", which
+//	                                    looks for a text in what gw prints, until it succeeds
+//	example NAME…                       builds example plugins into the script's directory
+//	sleep SECONDS                       lets time pass in which nothing is to happen that could be waited for
 //	edge-did TEXT                       whether its timeline has a line with the text
 //	edge-is CONNECTION SYNC             what the hub says of the edge: connected 'in sync'
 //	expand FILE…                        replaces $UPSTREAM and its like in files
@@ -78,6 +81,8 @@ func TestStories(t *testing.T) {
 			"edge-is":    cmdEdgeIs,
 			"cluster-is": cmdClusterIs,
 			"fields":     cmdFields,
+			"example":    cmdExample,
+			"sleep":      cmdSleep,
 			"expand":     cmdExpand,
 		},
 	})
@@ -454,6 +459,10 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 		case "gw":
 			err = ts.Exec("gw", args[1:]...)
 			last, holds = "", err == nil
+		case "gw-says":
+			err = ts.Exec("gw", args[2:]...)
+			last = ts.ReadFile("stdout")
+			holds = err == nil && regexp.MustCompile(args[1]).MatchString(last)
 		default:
 			ts.Fatalf("await %s: want chat, edge-did, edge-is, cluster-is or gw", args[0])
 		}
@@ -493,6 +502,22 @@ func cmdFields(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // cmdExpand replaces environment variables in files.
+// cmdExample builds as a user would, with this process's own caches.
+func cmdExample(ts *testscript.TestScript, neg bool, args []string) {
+	for _, name := range args {
+		build := exec.Command("go", "build", "-o", ts.MkAbs(name), "gw/edgeplugin/examples/"+name)
+		if out, err := build.CombinedOutput(); err != nil {
+			ts.Fatalf("build %s: %v\n%s", name, err, out)
+		}
+	}
+}
+
+func cmdSleep(ts *testscript.TestScript, neg bool, args []string) {
+	seconds, err := strconv.ParseFloat(args[0], 64)
+	ts.Check(err)
+	time.Sleep(time.Duration(seconds * float64(time.Second)))
+}
+
 func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
 	for _, name := range args {
 		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(os.Expand(ts.ReadFile(name), ts.Getenv)), 0o600))
