@@ -464,7 +464,7 @@ func (b *tab) show(s shot) {
 	default:
 		b.open(target)
 	}
-	b.until("document.fonts.status === 'loaded' && (!document.getElementById('livestate') || !['Not live', 'Connecting…'].includes(document.getElementById('livestate').innerText))")
+	b.until("document.readyState === 'complete' && document.fonts.status === 'loaded' && (!document.getElementById('livestate') || !['Not live', 'Connecting…'].includes(document.getElementById('livestate').innerText))")
 	if isPressed {
 		what, then, _ := strings.Cut(press, "+")
 		b.click(what)
