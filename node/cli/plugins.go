@@ -14,6 +14,7 @@ type Plugins struct {
 	Show        PluginsShow `cmd:"" default:"withargs" help:"List plugins: where they run, how they are, and what waits for them."`
 	KV          PluginsKV   `cmd:"" name:"kv" help:"List the keys a hub plugin keeps, or print a value."`
 	DeadLetters DeadLetters `cmd:"" name:"dead-letters" help:"Payloads that no hub plugin wanted."`
+	New         PluginsNew  `cmd:"" help:"Write the beginning of a plugin: a Go module that compiles, with the SDK's sources beside it."`
 }
 
 // Examples returns the examples of the command's help.
@@ -23,7 +24,8 @@ gw plugins
 gw plugins kv 7
 gw plugins kv 7 totals/edge-1
 gw plugins dead-letters list
-gw plugins dead-letters redeliver --all --plugin 7`
+gw plugins dead-letters redeliver --all --plugin 7
+gw plugins new ratelimit`
 }
 
 // PluginsShow is "gw plugins".
