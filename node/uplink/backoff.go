@@ -24,6 +24,16 @@ func (b backoff) delay(failed int, r float64) time.Duration {
 	return time.Duration(r * float64(d))
 }
 
+// round returns the count of failed tries as delay takes it, when each try is at the next of several hubs: from the
+// exponential ones on, all hubs have failed once more before the wait doubles. Otherwise an edge of three hubs would be
+// three times as far up the ladder as one of a single hub when they come back.
+func (b backoff) round(failed, hubs int) int {
+	if over := failed - b.quickTries; over > 0 {
+		return b.quickTries + (over-1)/max(1, hubs) + 1
+	}
+	return failed
+}
+
 // around returns d give or take a tenth, with r in [0, 1).
 func around(d time.Duration, r float64) time.Duration {
 	return time.Duration((0.9 + 0.2*r) * float64(d))

@@ -49,3 +49,21 @@ func TestHeartbeatsAreSpreadByATenth(t *testing.T) {
 	tenths, outside := spread(27*time.Second, 33*time.Second, func(r float64) time.Duration { return around(30*time.Second, r) })
 	wantEven(t, "heartbeat", tenths, outside)
 }
+
+func TestTheWaitDoublesOnceAllHubsHaveFailed(t *testing.T) {
+	b := defaultPace.reconnect
+	longest := func(failed, hubs int) time.Duration {
+		return b.delay(b.round(failed, hubs), 1).Round(time.Second)
+	}
+	for hubs, want := range map[int][]time.Duration{
+		0: {2, 2, 2, 2, 4, 8, 16, 32, 60, 60},
+		1: {2, 2, 2, 2, 4, 8, 16, 32, 60, 60},
+		3: {2, 2, 2, 2, 2, 2, 4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 60, 60},
+	} {
+		for i, seconds := range want {
+			if got := longest(i+1, hubs); got != seconds*time.Second {
+				t.Errorf("%d hubs, %d tries failed: the wait is up to %v, want %v", hubs, i+1, got, seconds*time.Second)
+			}
+		}
+	}
+}

@@ -199,7 +199,7 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 		return hub, time.Duration(random() * float64(u.pace.reconnect.quick))
 	}
 	t.failed++
-	return hub, u.pace.reconnect.delay(t.failed, random())
+	return hub, u.pace.reconnect.delay(u.pace.reconnect.round(t.failed, u.hubs.len()), random())
 }
 
 // followOne follows one hub until the stream ends or falls silent. When the certificate was renewed it opens a second
