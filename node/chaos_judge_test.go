@@ -188,7 +188,7 @@ func (j *judgement) knows(at time.Duration, r request) bool {
 // refused checks the answers to tokens that come and go: those that are valid are never called unknown, those that are
 // revoked are refused by every edge that must know it, and stay refused.
 func (j *judgement) refused() {
-	since := map[*credential]request{} // the first refusal
+	since, served := map[*credential]request{}, map[*credential]request{} // the first refusal, the first other answer
 	for i, r := range j.caller.asked {
 		k := r.credential
 		if k == nil || r.status == 0 {
@@ -207,11 +207,17 @@ func (j *judgement) refused() {
 			j.find(i, "it serves a token that was revoked at %v", k.revoked)
 		case r.status == http.StatusOK && was && !j.mayForget(first, r):
 			j.find(i, "it serves a token it refused at %v", first.got)
-		case r.status == http.StatusServiceUnavailable:
-			if j.knows(r.sent-2*settled, r) {
-				j.find(i, "it says that nobody can be asked about a token, and follows a hub")
+		case r.status == http.StatusOK:
+			if _, ok := served[k]; !ok {
+				served[k] = r
 			}
-		case r.status != http.StatusOK:
+		case r.status == http.StatusServiceUnavailable:
+			// Nobody can be asked about a token that the edge doesn't know. One that it has served it knows.
+			before, ok := served[k]
+			if ok && (k.asked == 0 || r.got < k.asked) && !j.mayForget(before, r) && !j.mustAskAgain(r) {
+				j.find(i, "it does not serve a token it served at %v", before.got)
+			}
+		default:
 			j.find(i, "an answer that nothing explains")
 		}
 	}
@@ -266,27 +272,27 @@ func TestAnswersOfAnEdgeThatAreWrongAreCaught(t *testing.T) {
 		restored  time.Duration
 		wrong     int
 	}{
-		"new releases":                       {asked: []request{mark(s, "east/1"), with(2*s, "extra", 404, ""), mark(3*s, "east/2")}},
-		"back":                               {asked: []request{mark(s, "east/2"), mark(2*s, "east/1")}, wrong: 1},
-		"back by what was removed":           {asked: []request{mark(s, "east/2"), with(2*s, "extra", 200, "east/1")}, wrong: 1},
-		"what was not released":              {asked: []request{mark(s, "east/3")}, wrong: 1},
-		"what does not load":                 {asked: []request{mark(s, "bad")}, wrong: 1},
-		"another namespace":                  {asked: []request{mark(s, "west/1")}, wrong: 1},
-		"back after a restart":               {asked: []request{mark(s, "east/2"), mark(7*s, "east/1")}, faults: killed, wrong: 1},
-		"back with a full disk":              {asked: []request{mark(s, "east/1"), mark(5*s+1, "east/2"), mark(7*s, "east/1"), mark(8*s, "east/2")}, faults: full},
-		"back with a full disk, too far":     {asked: []request{mark(s, "east/2"), mark(5*s+1, "east/2"), mark(7*s, "east/1")}, faults: full, wrong: 1},
-		"killed":                             {asked: []request{with(5*s+1, "mark", 0, ""), mark(7*s, "east/1")}, faults: killed},
-		"not there, and not killed":          {asked: []request{with(5*s+1, "mark", 0, ""), mark(7*s, "east/1")}, wrong: 1},
-		"gone for long":                      {asked: []request{mark(17*s, "east/1")}, faults: killed, wrong: 1},
-		"a known token refused":              {asked: []request{with(s, "mark", 503, "")}, wrong: 1},
-		"asked again after a restore":        {asked: []request{mark(s, "east/1"), with(5*s+1, "mark", 503, ""), mark(7*s, "east/1")}, faults: killed, restored: 4 * s},
-		"a valid token called unknown":       {asked: []request{of(revoked, 9*s, 401)}, wrong: 1},
-		"a revoked token refused":            {asked: []request{of(revoked, 9*s, 200), of(revoked, 11*s, 401)}},
-		"a revoked token served":             {asked: []request{of(revoked, 12*s, 200)}, following: []time.Duration{11 * s}, wrong: 1},
-		"a revoked token served when cut":    {asked: []request{of(revoked, 12*s, 200)}, following: []time.Duration{9 * s}},
-		"a revoked token served again":       {asked: []request{of(revoked, 11*s, 401), of(revoked, 12*s, 200)}, wrong: 1},
-		"nobody to ask, following a hub":     {asked: []request{of(revoked, 9*s, 503)}, following: []time.Duration{8 * s}, wrong: 1},
-		"nobody to ask, and no hub followed": {asked: []request{of(revoked, 9*s, 503)}},
+		"new releases":                    {asked: []request{mark(s, "east/1"), with(2*s, "extra", 404, ""), mark(3*s, "east/2")}},
+		"back":                            {asked: []request{mark(s, "east/2"), mark(2*s, "east/1")}, wrong: 1},
+		"back by what was removed":        {asked: []request{mark(s, "east/2"), with(2*s, "extra", 200, "east/1")}, wrong: 1},
+		"what was not released":           {asked: []request{mark(s, "east/3")}, wrong: 1},
+		"what does not load":              {asked: []request{mark(s, "bad")}, wrong: 1},
+		"another namespace":               {asked: []request{mark(s, "west/1")}, wrong: 1},
+		"back after a restart":            {asked: []request{mark(s, "east/2"), mark(7*s, "east/1")}, faults: killed, wrong: 1},
+		"back with a full disk":           {asked: []request{mark(s, "east/1"), mark(5*s+1, "east/2"), mark(7*s, "east/1"), mark(8*s, "east/2")}, faults: full},
+		"back with a full disk, too far":  {asked: []request{mark(s, "east/2"), mark(5*s+1, "east/2"), mark(7*s, "east/1")}, faults: full, wrong: 1},
+		"killed":                          {asked: []request{with(5*s+1, "mark", 0, ""), mark(7*s, "east/1")}, faults: killed},
+		"not there, and not killed":       {asked: []request{with(5*s+1, "mark", 0, ""), mark(7*s, "east/1")}, wrong: 1},
+		"gone for long":                   {asked: []request{mark(17*s, "east/1")}, faults: killed, wrong: 1},
+		"a known token refused":           {asked: []request{with(s, "mark", 503, "")}, wrong: 1},
+		"asked again after a restore":     {asked: []request{mark(s, "east/1"), with(5*s+1, "mark", 503, ""), mark(7*s, "east/1")}, faults: killed, restored: 4 * s},
+		"a valid token called unknown":    {asked: []request{of(revoked, 9*s, 401)}, wrong: 1},
+		"a revoked token refused":         {asked: []request{of(revoked, 9*s, 200), of(revoked, 11*s, 401)}},
+		"a revoked token served":          {asked: []request{of(revoked, 12*s, 200)}, following: []time.Duration{11 * s}, wrong: 1},
+		"a revoked token served when cut": {asked: []request{of(revoked, 12*s, 200)}, following: []time.Duration{9 * s}},
+		"a revoked token served again":    {asked: []request{of(revoked, 11*s, 401), of(revoked, 12*s, 200)}, wrong: 1},
+		"nobody to ask about a new token": {asked: []request{of(revoked, 9*s, 503)}},
+		"nobody to ask about a known one": {asked: []request{of(revoked, 8*s, 200), of(revoked, 9*s, 503)}, wrong: 1},
 	} {
 		k := &caller{edge: &edgeProcess{namespace: "east"}, asked: c.asked}
 		for _, at := range c.following {
