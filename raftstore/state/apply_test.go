@@ -170,6 +170,35 @@ func TestEqualSpecKeepsItsVersion(t *testing.T) {
 	}
 }
 
+// A staged batch is known again by what is in it: asked once more under its key, however staged, it gives the first result,
+// and another batch under that key is refused instead of being taken for it.
+func TestStagedBatchIsKnownAgainByItsEdits(t *testing.T) {
+	l := newLog(t)
+	propose := func(stage string, parts ...[]*gwv1.ResourceEdit) *gwv1.Command {
+		c := change1()
+		c.Actor, c.IdempotencyKey = "ann", "key"
+		c.GetChangeResources().Stage = stage
+		for _, edits := range parts {
+			part, err := proto.MarshalOptions{Deterministic: true}.Marshal(&gwv1.StagedEdits{Edits: edits})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.ok(&gwv1.Command{Body: &gwv1.Command_StageBlobs{StageBlobs: &gwv1.StageBlobs{Stage: stage, Blobs: [][]byte{part}}}})
+			c.GetChangeResources().Staged = append(c.GetChangeResources().Staged, hashOf(string(part)))
+		}
+		return c
+	}
+	a, b := edit("default", "a", "1"), edit("default", "b", "2")
+	first := l.ok(propose("s", []*gwv1.ResourceEdit{a, b}))
+	if again := l.ok(propose("t", []*gwv1.ResourceEdit{a}, []*gwv1.ResourceEdit{b})); again.Index != first.Index {
+		t.Errorf("the same batch again came out as %d, want %d", again.Index, first.Index)
+	}
+	l.refuses(propose("u", []*gwv1.ResourceEdit{edit("default", "c", "3")}), conditionRef, "idempotency_key_reused")
+	if _, ok := l.Resource("API", "default", "c"); ok {
+		t.Error("what was refused was saved")
+	}
+}
+
 func TestStagedBatch(t *testing.T) {
 	l := newLog(t)
 	part := func(names ...string) []byte {

@@ -15,7 +15,11 @@ func (x *change) recall() (fingerprint []byte, result *gwv1.Result, r *gwv1.Refu
 	if x.command.IdempotencyKey == "" {
 		return nil, nil, nil
 	}
-	f := fingerprintOf(x.command)
+	request, r := x.request()
+	if r != nil {
+		return nil, nil, r
+	}
+	f := fingerprintOf(request)
 	known, ok := one[*gwv1.IdempotencyRecord](x.tx, tableIdempotency, byID, join(x.command.Actor, x.command.IdempotencyKey))
 	switch {
 	case !ok:
@@ -25,6 +29,20 @@ func (x *change) recall() (fingerprint []byte, result *gwv1.Result, r *gwv1.Refu
 	}
 	return nil, nil, refuse(gwv1.RefusalCode_REFUSAL_CODE_PRECONDITION, "idempotency_key_reused",
 		"this idempotency key was used for another request")
+}
+
+// request is the command with all that it asks for in itself: a staged batch names its parts only, which say nothing of
+// what is in them to whoever asks again with a stage of his own.
+func (x *change) request() (*gwv1.Command, *gwv1.Refusal) {
+	m := x.command.GetChangeResources()
+	if m.GetStage() == "" {
+		return x.command, nil
+	}
+	edits, r := x.editsOf(m)
+	if r != nil {
+		return nil, r
+	}
+	return &gwv1.Command{Body: &gwv1.Command_ChangeResources{ChangeResources: &gwv1.ChangeResources{Edits: edits}}}, nil
 }
 
 // remember keeps the result under the command's key, within the limits: the oldest keys go first.
