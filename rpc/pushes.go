@@ -19,10 +19,11 @@ const (
 	maxFailuresShown = 100
 )
 
-// pushed is one edge that a push is for, as its record and what this leader hears tell together.
+// pushedEdge is one edge that a push is for, as its record and what this leader hears tell together.
 type pushedEdge struct {
 	record  *gwv1.PushEdgeRecord
 	outcome gwv1.EdgeOutcome
+	current bool             // the push is still the target of its namespace
 	shown   *gwv1.Edge       // classified; nil once there is nothing to wait for
 	failure *gwv1.ApplyError // why the edge could not load it, perhaps until it tries again
 }
@@ -54,45 +55,37 @@ func (v *pushView) visible(r *gwv1.PushRecord) bool {
 
 // edges are those a push names, of namespaces the caller may see; none once they are only counted.
 func (v *pushView) edges(r *gwv1.PushRecord) (all []pushedEdge) {
-	checksums := map[string][]byte{}
+	of := map[string]pushedIn{}
 	for _, n := range r.Namespaces {
-		checksums[n.Namespace] = n.Checksum
+		target, _ := v.state.Target(n.Namespace)
+		of[n.Namespace] = pushedIn{n.Checksum, target != nil && target.Number == r.Number}
 	}
 	for e := range v.state.PushEdges(r.Number) {
 		if v.principal.sees(e.Namespace) {
-			all = append(all, v.edge(r, e, checksums[e.Namespace]))
+			all = append(all, v.edge(r, e, of[e.Namespace]))
 		}
 	}
 	return all
 }
 
+// pushedIn is what a push released to a namespace, and whether that is still its target.
+type pushedIn struct {
+	checksum []byte
+	current  bool
+}
+
 // edge decides what has become of a push at one edge. What the edge said last stands over what is recorded, which follows
-// within a second or so.
-func (v *pushView) edge(r *gwv1.PushRecord, e *gwv1.PushEdgeRecord, checksum []byte) pushedEdge {
-	p := pushedEdge{record: e, outcome: gwv1.EdgeOutcome(e.Outcome), failure: shownFailure(e)}
-	if p.outcome == gwv1.EdgeOutcome_EDGE_OUTCOME_LOADED || p.outcome == gwv1.EdgeOutcome_EDGE_OUTCOME_SUPERSEDED {
+// within a second or so; once the push is no longer the target, an edge that had loaded it has.
+func (v *pushView) edge(r *gwv1.PushRecord, e *gwv1.PushEdgeRecord, n pushedIn) pushedEdge {
+	p := pushedEdge{record: e, outcome: gwv1.EdgeOutcome(e.Outcome), current: n.current, failure: shownFailure(e)}
+	if p.settled() && !n.current {
 		return p
 	}
 	l := v.live[e.Edge]
 	if l != nil && l.Namespace == e.Namespace && l.Heartbeat != nil {
-		h := l.Heartbeat
-		p.outcome, p.failure = gwv1.EdgeOutcome_EDGE_OUTCOME_WAITING, nil
-		switch order := state.CompareReleases(h.LoadedEpoch, h.LoadedRelease, r.Epoch, r.Number); {
-		case order == 0 && bytes.Equal(h.LoadedChecksum, checksum):
-			p.outcome = gwv1.EdgeOutcome_EDGE_OUTCOME_LOADED
-			return p
-		case order > 0:
-			p.outcome = gwv1.EdgeOutcome_EDGE_OUTCOME_SUPERSEDED
-			return p
-		}
-		if f := h.ApplyError; f != nil && f.Epoch == r.Epoch && f.Release == r.Number {
-			p.failure = f
-			if state.FinalFailure(f.Code) {
-				p.outcome = gwv1.EdgeOutcome_EDGE_OUTCOME_FAILED
-			}
-		}
+		p.hear(r, n.checksum, l.Heartbeat)
 	}
-	if p.outcome == gwv1.EdgeOutcome_EDGE_OUTCOME_REMOVED {
+	if p.settled() || p.outcome == gwv1.EdgeOutcome_EDGE_OUTCOME_REMOVED {
 		return p
 	}
 	registered, _ := v.state.Edge(e.Edge)
@@ -104,6 +97,34 @@ func (v *pushView) edge(r *gwv1.PushRecord, e *gwv1.PushEdgeRecord, checksum []b
 		p.outcome = gwv1.EdgeOutcome_EDGE_OUTCOME_OFFLINE
 	}
 	return p
+}
+
+// settled reports whether the edge has loaded the push or a later one.
+func (e *pushedEdge) settled() bool {
+	return e.outcome == gwv1.EdgeOutcome_EDGE_OUTCOME_LOADED || e.outcome == gwv1.EdgeOutcome_EDGE_OUTCOME_SUPERSEDED
+}
+
+// hear takes in what the edge said last.
+func (e *pushedEdge) hear(r *gwv1.PushRecord, checksum []byte, h *gwv1.HeartbeatRequest) {
+	order := state.CompareReleases(h.LoadedEpoch, h.LoadedRelease, r.Epoch, r.Number)
+	if order > 0 && e.settled() {
+		return
+	}
+	e.outcome, e.failure = gwv1.EdgeOutcome_EDGE_OUTCOME_WAITING, nil
+	switch {
+	case order > 0:
+		e.outcome = gwv1.EdgeOutcome_EDGE_OUTCOME_SUPERSEDED
+		return
+	case order == 0 && bytes.Equal(h.LoadedChecksum, checksum):
+		e.outcome = gwv1.EdgeOutcome_EDGE_OUTCOME_LOADED
+		return
+	}
+	if f := h.ApplyError; f != nil && f.Epoch == r.Epoch && f.Release == r.Number {
+		e.failure = f
+		if state.FinalFailure(f.Code) {
+			e.outcome = gwv1.EdgeOutcome_EDGE_OUTCOME_FAILED
+		}
+	}
 }
 
 func shownFailure(e *gwv1.PushEdgeRecord) *gwv1.ApplyError {
@@ -119,9 +140,12 @@ func shownFailure(e *gwv1.PushEdgeRecord) *gwv1.ApplyError {
 func (e pushedEdge) reason(number uint64) string {
 	switch e.outcome {
 	case gwv1.EdgeOutcome_EDGE_OUTCOME_LOADED:
+		if !e.current {
+			return fmt.Sprintf("it loaded release %d", number)
+		}
 		return fmt.Sprintf("it runs release %d", number)
 	case gwv1.EdgeOutcome_EDGE_OUTCOME_SUPERSEDED:
-		return "it runs a later release"
+		return "it loaded a later release instead"
 	case gwv1.EdgeOutcome_EDGE_OUTCOME_REMOVED:
 		return "it was removed, or went to another namespace, before it loaded it"
 	case gwv1.EdgeOutcome_EDGE_OUTCOME_OFFLINE:
@@ -142,9 +166,9 @@ func (v *pushView) progress(r *gwv1.PushRecord) *gwv1.WatchPushResponse {
 		}
 		target, _ := v.state.Target(n.Namespace)
 		answer.Superseded = answer.Superseded || target == nil || target.Number != r.Number
-		if r.Counted {
+		if n.Counted {
 			answer.Edges += n.Edges
-			answer.Loaded += n.Loaded
+			answer.Loaded += n.Loaded + n.Superseded
 			answer.Failed += n.Failed
 		}
 	}

@@ -82,6 +82,37 @@ func TestAPushShowsItsEdgesThoseThatWantAttentionFirst(t *testing.T) {
 	}
 }
 
+// E6.4: what an edge says now stands over what it said before, for the push that it should run.
+func TestE6_04AnEdgeThatFallsBackIsWaitedForAgain(t *testing.T) {
+	h := newHarness(t)
+	h.apply(api("", "a", "/one"))
+	e := h.enroll("default", "e")
+	e.beat(t, &gwv1.Target{Checksum: resource.EmptyChecksum[:]})
+	one := h.push().Number
+	first := h.target("default")
+	e.beat(t, first)
+	must(t, h.hub.core.recordEdges(h.as(RoleAdmin)))
+	h.apply(api("", "a", "/two"))
+	two := h.push().Number
+	e.beat(t, h.target("default"))
+	check := func(number uint64, want, reason string) {
+		t.Helper()
+		got := h.getPush(number)
+		if edgesOf(got) != want || !strings.Contains(got.Edges[0].Reason, reason) {
+			t.Errorf("push %d: %s, %q; want %s, %q", number, edgesOf(got), got.Edges[0].Reason, want, reason)
+		}
+	}
+	check(two, "e loaded", fmt.Sprintf("it runs release %d", two))
+	check(one, "e loaded", fmt.Sprintf("it loaded release %d", one))
+	must(t, h.hub.core.recordEdges(h.as(RoleAdmin)))
+	e.beat(t, first) // its disk was restored
+	check(two, "e waiting", "on its way")
+	if p := h.getPush(two).Push.Progress; p.Loaded != 0 || p.Waiting != 1 {
+		t.Errorf("progress %v", p)
+	}
+	check(one, "e loaded", fmt.Sprintf("it loaded release %d", one))
+}
+
 func TestPushesAreListedNewestFirstAndOnlyToWhoMaySeeThem(t *testing.T) {
 	h := newHarness(t)
 	h.apply(api("eu", "a", "/a"))

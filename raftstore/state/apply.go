@@ -70,8 +70,8 @@ type change struct {
 	totals  totals
 	result  *gwv1.Result
 	touched []resource.Key
-	pushes  []*gwv1.PushRecord // see named
-	err     error              // the first error of memdb; none is expected
+	pushes  map[string][]*gwv1.PushRecord // namespace → see named
+	err     error                         // the first error of memdb; none is expected
 }
 
 func begin(s *State, index uint64, c *gwv1.Command) *change {

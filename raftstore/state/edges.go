@@ -96,7 +96,7 @@ func (x *change) takeIn(t *gwv1.JoinTokenRecord, edge *gwv1.EdgeRecord) *gwv1.Re
 		e.FirstSeen = x.at
 	}
 	x.put(tableEdges, e)
-	x.noteOutcomes(e.Id, e)
+	x.noteOutcomes(e.Id, e.Namespace, e)
 	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_ENROLLED, Text: "join token " + t.Id})
 	return nil
 }
@@ -149,7 +149,7 @@ func (x *change) updateEdges(m *gwv1.UpdateEdges) *gwv1.Refusal {
 			continue
 		}
 		x.put(tableEdges, e)
-		x.noteOutcomes(e.Id, e)
+		x.noteOutcomes(e.Id, old.Namespace, e)
 		x.happened(e.Id, differences(old, e)...)
 	}
 	return nil
@@ -162,7 +162,7 @@ func (x *change) registerAgain(e *gwv1.EdgeRecord) {
 	}
 	e.Retry = 0
 	x.put(tableEdges, e)
-	x.noteOutcomes(e.Id, e)
+	x.noteOutcomes(e.Id, e.Namespace, e)
 	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REGISTERED_AGAIN, Release: e.LoadedRelease})
 }
 
@@ -172,7 +172,7 @@ func (x *change) removeEdge(m *gwv1.RemoveEdgeRecord) *gwv1.Refusal {
 		return notFound("edge", m.GetId())
 	}
 	x.drop(tableEdges, e)
-	x.noteOutcomes(e.Id, nil)
+	x.noteOutcomes(e.Id, e.Namespace, nil)
 	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REMOVED, By: x.command.Actor})
 	x.audit("remove_edge", "edge/"+e.Id, e.Namespace)
 	return nil
@@ -232,7 +232,7 @@ func (x *change) forgetRevocation(r *gwv1.RevocationRecord) {
 	e, ok := one[*gwv1.EdgeRecord](x.tx, tableEdges, byID, []byte(r.EdgeId))
 	if ok && e.Lineage < r.Before {
 		x.drop(tableEdges, e)
-		x.noteOutcomes(e.Id, nil)
+		x.noteOutcomes(e.Id, e.Namespace, nil)
 		x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REMOVED, Text: "long revoked"})
 	}
 	x.drop(tableRevocations, r)

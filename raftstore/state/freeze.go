@@ -44,7 +44,7 @@ func (x *change) freezePushes(m *gwv1.FreezePushes) *gwv1.Refusal {
 		}
 		x.put(tableFreezes, f)
 	}
-	x.audit("freeze", "pushes", scope[0])
+	x.auditFreeze("freeze", scope)
 	return nil
 }
 
@@ -60,8 +60,16 @@ func (x *change) unfreezePushes(m *gwv1.UnfreezePushes) *gwv1.Refusal {
 		}
 		x.drop(tableFreezes, f)
 	}
-	x.audit("unfreeze", "pushes", scope[0])
+	x.auditFreeze("unfreeze", scope)
 	return nil
+}
+
+func (x *change) auditFreeze(action string, scope []string) {
+	if n := len(scope) - 1; n > 0 {
+		x.audit(action, fmt.Sprintf("pushes of %s and %d more", scope[0], n), "")
+		return
+	}
+	x.audit(action, "pushes", scope[0])
 }
 
 // freezeScope is the namespaces a command is about; "" is every one.

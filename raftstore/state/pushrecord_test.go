@@ -127,26 +127,96 @@ func TestAPushOfNothingLeavesNoRecord(t *testing.T) {
 
 func TestOldPushesCountTheirEdgesAndAreForgotten(t *testing.T) {
 	l := bootstrapped(t)
-	l.ok(updateEdges(l.loadedBy("a", 0), l.loadedBy("b", 0), l.loadedBy("c", 0)))
+	l.ok(updateEdges(l.loadedBy("a", 0), l.loadedBy("b", 0), l.loadedBy("c", 0), l.loadedBy("d", 0), l.loadedBy("e", 0)))
 	first := l.saveAndPush("r", "0")
 	l.ok(updateEdges(l.loadedBy("a", first), l.failedBy("b", first, "compile")))
-	for i := range keepNamed {
-		l.saveAndPush("r", fmt.Sprint(i+1))
+	second := l.saveAndPush("r", "1")
+	l.ok(updateEdges(l.loadedBy("d", second)))
+	l.ok(removeEdge("e"))
+	for i := range keepNamed - 1 {
+		l.saveAndPush("r", fmt.Sprint(i+2))
 	}
 	r, _ := l.Push(first)
-	if n := r.GetNamespaces()[0]; !r.Counted || n.Edges != 3 || n.Loaded != 1 || n.Failed != 1 || l.outcomes(first) != "" {
+	if n := r.GetNamespaces()[0]; !n.Counted || n.Edges != 4 || n.Loaded != 1 || n.Failed != 1 || n.Superseded != 1 || l.outcomes(first) != "" {
 		t.Errorf("the first push is kept as %v, naming %q", r, l.outcomes(first))
 	}
 	for i := range keepPushes {
 		l.saveAndPush("r", fmt.Sprint(-i))
 	}
 	kept := slices.Collect(l.Pushes())
-	if len(kept) != keepPushes || kept[0].Number < kept[1].Number || kept[0].Counted || !kept[keepNamed].Counted {
+	counted := func(i int) bool { return kept[i].Namespaces[0].Counted }
+	if len(kept) != keepPushes || kept[0].Number < kept[1].Number || counted(keepNamed-1) || !counted(keepNamed) {
 		t.Errorf("%d pushes are kept, want the newest %d, of which %d name their edges", len(kept), keepPushes, keepNamed)
 	}
-	if named := len(slices.Collect(list[*gwv1.PushEdgeRecord](l.db.Txn(false), tablePushEdges, byID, nil))); named != 3*keepNamed {
-		t.Errorf("%d edges are named, want %d", named, 3*keepNamed)
+	if named := l.namedEdges(); named != 4*keepNamed {
+		t.Errorf("%d edges are named, want %d", named, 4*keepNamed)
 	}
+}
+
+func (l *log) namedEdges() int {
+	return len(slices.Collect(list[*gwv1.PushEdgeRecord](l.db.Txn(false), tablePushEdges, byID, nil)))
+}
+
+// However often other namespaces are pushed, the target of a quiet one goes on naming its edges and hearing of them, until
+// its record itself is too old to be kept.
+func TestAQuietNamespacesPushIsFollowedHoweverBusyOthersAre(t *testing.T) {
+	l := bootstrapped(t)
+	quiet := func(number uint64) *gwv1.EdgeRecord {
+		e := &gwv1.EdgeRecord{Id: "q", Namespace: "quiet"}
+		if r, ok := l.Release("quiet", number); ok {
+			e.LoadedEpoch, e.LoadedRelease, e.LoadedChecksum = r.Epoch, r.Number, r.Checksum[:]
+		}
+		return e
+	}
+	l.ok(updateEdges(quiet(0), l.loadedBy("a", 0)))
+	l.ok(change1(edit("quiet", "r", "1")))
+	both := l.ok(pushOf(l.State, "default", "quiet")).Push.Number
+	for i := range 2 * keepNamed {
+		l.saveAndPush("r", fmt.Sprint(i))
+	}
+	l.wantOutcomes(both, "q waiting")
+	l.ok(updateEdges(quiet(both)))
+	l.wantOutcomes(both, "q loaded")
+	for i := range keepPushes {
+		l.saveAndPush("r", fmt.Sprint(-i))
+	}
+	if _, ok := l.Push(both); ok {
+		t.Error("the oldest push is kept")
+	}
+	if named := l.namedEdges(); named != keepNamed {
+		t.Errorf("%d edges are named, want %d: a push that is forgotten takes its edges along", named, keepNamed)
+	}
+	if !l.Equal(reload(t, l.State)) {
+		t.Error("a snapshot changes it")
+	}
+}
+
+// E6.4: while a push is what an edge should run, it counts as loaded there no longer than it is.
+func TestE6_04ALoadedPushIsNotLatched(t *testing.T) {
+	l := bootstrapped(t)
+	l.ok(updateEdges(l.loadedBy("a", 0)))
+	one := l.saveAndPush("r", "1")
+	l.ok(updateEdges(l.loadedBy("a", one)))
+	two := l.saveAndPush("r", "2")
+	l.ok(updateEdges(l.loadedBy("a", two)))
+	l.wantOutcomes(one, "a loaded")
+	l.wantOutcomes(two, "a loaded")
+	l.ok(updateEdges(l.loadedBy("a", 0))) // its disk was lost
+	l.wantOutcomes(one, "a loaded")       // it had been, and nobody waits for that one any more
+	l.wantOutcomes(two, "a waiting")
+	l.ok(updateEdges(l.loadedBy("a", two)))
+	l.wantOutcomes(two, "a loaded")
+	l.ok(removeEdge("a"))
+	l.wantOutcomes(two, "a loaded")
+}
+
+// An edge that goes to another namespace is no longer one that a push of the first is for.
+func TestAnEdgeThatMovesIsNoLongerWaitedFor(t *testing.T) {
+	l := bootstrapped(t)
+	l.ok(updateEdges(l.loadedBy("a", 0)))
+	one := l.saveAndPush("r", "1")
+	l.ok(updateEdges(&gwv1.EdgeRecord{Id: "a", Namespace: "team", CertificateNotAfter: 1}))
+	l.wantOutcomes(one, "a removed")
 }
 
 func TestARollbackIsANewReleaseWithOldContent(t *testing.T) {

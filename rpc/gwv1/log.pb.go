@@ -4495,9 +4495,7 @@ type PushRecord struct {
 	RollbackTo uint64 `protobuf:"varint,7,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`
 	BreakGlass bool   `protobuf:"varint,8,opt,name=break_glass,json=breakGlass,proto3" json:"break_glass,omitempty"`
 	// In scope, those left alone too. Sorted by namespace.
-	Namespaces []*NamespacePush `protobuf:"bytes,9,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
-	// The edges it is for are no longer named, only counted.
-	Counted       bool `protobuf:"varint,10,opt,name=counted,proto3" json:"counted,omitempty"`
+	Namespaces    []*NamespacePush `protobuf:"bytes,9,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4595,13 +4593,6 @@ func (x *PushRecord) GetNamespaces() []*NamespacePush {
 	return nil
 }
 
-func (x *PushRecord) GetCounted() bool {
-	if x != nil {
-		return x.Counted
-	}
-	return false
-}
-
 type NamespacePush struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -4612,10 +4603,14 @@ type NamespacePush struct {
 	Created  uint32 `protobuf:"varint,5,opt,name=created,proto3" json:"created,omitempty"`
 	Updated  uint32 `protobuf:"varint,6,opt,name=updated,proto3" json:"updated,omitempty"`
 	Deleted  uint32 `protobuf:"varint,7,opt,name=deleted,proto3" json:"deleted,omitempty"`
-	// Edges it is for, and, once they are no longer named, those that loaded it and those that could not.
-	Edges         uint32 `protobuf:"varint,8,opt,name=edges,proto3" json:"edges,omitempty"`
+	// Edges it is for.
+	Edges uint32 `protobuf:"varint,8,opt,name=edges,proto3" json:"edges,omitempty"`
+	// The edges are no longer named, only counted: those still registered when that was done, of them those that had loaded
+	// it, those that could not, and those that had loaded a later one instead.
+	Counted       bool   `protobuf:"varint,11,opt,name=counted,proto3" json:"counted,omitempty"`
 	Loaded        uint32 `protobuf:"varint,9,opt,name=loaded,proto3" json:"loaded,omitempty"`
 	Failed        uint32 `protobuf:"varint,10,opt,name=failed,proto3" json:"failed,omitempty"`
+	Superseded    uint32 `protobuf:"varint,12,opt,name=superseded,proto3" json:"superseded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4706,6 +4701,13 @@ func (x *NamespacePush) GetEdges() uint32 {
 	return 0
 }
 
+func (x *NamespacePush) GetCounted() bool {
+	if x != nil {
+		return x.Counted
+	}
+	return false
+}
+
 func (x *NamespacePush) GetLoaded() uint32 {
 	if x != nil {
 		return x.Loaded
@@ -4716,6 +4718,13 @@ func (x *NamespacePush) GetLoaded() uint32 {
 func (x *NamespacePush) GetFailed() uint32 {
 	if x != nil {
 		return x.Failed
+	}
+	return 0
+}
+
+func (x *NamespacePush) GetSuperseded() uint32 {
+	if x != nil {
+		return x.Superseded
 	}
 	return 0
 }
@@ -6819,7 +6828,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x05 \x01(\tR\x04name\x12\x14\n" +
 	"\x05field\x18\x06 \x01(\tR\x05field\x12\x18\n" +
-	"\amessage\x18\a \x01(\tR\amessage\"\xba\x02\n" +
+	"\amessage\x18\a \x01(\tR\amessage\"\xa0\x02\n" +
 	"\n" +
 	"PushRecord\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
@@ -6836,9 +6845,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"breakGlass\x124\n" +
 	"\n" +
 	"namespaces\x18\t \x03(\v2\x14.gw.v1.NamespacePushR\n" +
-	"namespaces\x12\x18\n" +
-	"\acounted\x18\n" +
-	" \x01(\bR\acounted\"\x93\x02\n" +
+	"namespaces\"\xcd\x02\n" +
 	"\rNamespacePush\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\breleased\x18\x02 \x01(\bR\breleased\x12\x18\n" +
@@ -6847,10 +6854,14 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\acreated\x18\x05 \x01(\rR\acreated\x12\x18\n" +
 	"\aupdated\x18\x06 \x01(\rR\aupdated\x12\x18\n" +
 	"\adeleted\x18\a \x01(\rR\adeleted\x12\x14\n" +
-	"\x05edges\x18\b \x01(\rR\x05edges\x12\x16\n" +
+	"\x05edges\x18\b \x01(\rR\x05edges\x12\x18\n" +
+	"\acounted\x18\v \x01(\bR\acounted\x12\x16\n" +
 	"\x06loaded\x18\t \x01(\rR\x06loaded\x12\x16\n" +
 	"\x06failed\x18\n" +
-	" \x01(\rR\x06failed\"\xc2\x01\n" +
+	" \x01(\rR\x06failed\x12\x1e\n" +
+	"\n" +
+	"superseded\x18\f \x01(\rR\n" +
+	"superseded\"\xc2\x01\n" +
 	"\x0ePushEdgeRecord\x12\x12\n" +
 	"\x04push\x18\x01 \x01(\x04R\x04push\x12\x12\n" +
 	"\x04edge\x18\x02 \x01(\tR\x04edge\x12\x1c\n" +
