@@ -173,8 +173,8 @@ func (w *wait) step(ctx context.Context, err error) (why string, again bool, _ e
 // show draws how far it is: a bar on a terminal, and elsewhere a line now and then, for logs.
 func (w *wait) show() {
 	now := w.c.now()
-	counts := fmt.Sprintf("%d of %d edges have loaded it, %d failed, %d offline, after %s",
-		w.loaded, w.edges, w.failed, w.offline, now.Sub(w.started).Round(100*time.Millisecond))
+	counts := fmt.Sprintf("%d of %d edges have loaded it, %d on their way, %d failed, %d offline, after %s",
+		w.loaded, w.edges, max(0, w.edges-w.loaded-w.failed-w.offline), w.failed, w.offline, now.Sub(w.started).Round(100*time.Millisecond))
 	switch {
 	case w.c.isTerminal(w.c.Stderr):
 		fmt.Fprintf(w.c.Stderr, "\r\x1b[K%s %s", bar(w.loaded, w.edges), counts)
