@@ -92,6 +92,7 @@ func (u *Uplink) loadTarget(ctx context.Context, loaded Loaded) error {
 		return ctx.Err()
 	}
 	if err == nil {
+		u.kept = nil
 		u.clearApplyError(u.c.Loaded())
 		wake(u.beatNow)
 		u.log.Info("release loaded", "release", target.Number, "epoch", target.Epoch, "took", u.now().Sub(started).Round(time.Millisecond))
@@ -118,6 +119,7 @@ func (u *Uplink) loadTarget(ctx context.Context, loaded Loaded) error {
 	u.mu.Unlock()
 	wake(u.beatNow)
 	if f.final() {
+		u.kept = nil
 		u.log.Error("release rejected; the one before goes on serving", "release", target.GetNumber(), "error", f)
 		return nil
 	}
@@ -251,6 +253,9 @@ func (u *Uplink) receive(t *transfer, parts iter.Seq[*gwv1.FetchReleaseResponse]
 		}
 	}
 	r, err := t.release()
+	if err == nil {
+		u.kept = t.salvage() // until it is loaded: trying that again brings no byte again
+	}
 	return r, t.header.GetTarget(), err
 }
 

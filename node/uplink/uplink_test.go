@@ -193,6 +193,29 @@ func TestATransferThatIsCutOffIsResumed(t *testing.T) {
 	}
 }
 
+// A release that came whole and can't be loaded yet does not come again when that is tried again.
+func TestReleaseThatCameWholeIsNotSentAgain(t *testing.T) {
+	h := newFakeHub(t)
+	specs := map[string]string{}
+	for i := range 20 {
+		specs[fmt.Sprintf("r%02d", i)] = fmt.Sprint(i)
+	}
+	h.push(specs)
+	e := newTestEdge(t, h)
+	tries := 0
+	e.setFault(func(Release) error {
+		if tries++; tries < 5 {
+			return errors.New("a plugin doesn't start")
+		}
+		return nil
+	})
+	e.start()
+	e.awaitRelease(1)
+	if sent, fetches := h.count(&h.blobParts), h.count(&h.fetches); sent != 10 || fetches != 5 {
+		t.Errorf("%d parts were sent in %d fetches, want 10 in 5", sent, fetches)
+	}
+}
+
 // What came of a release is of use for the next one, as far as that has the same resources.
 func TestWhatCameBeforeACutServesTheNextRelease(t *testing.T) {
 	h := newFakeHub(t)
