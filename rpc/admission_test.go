@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"testing"
@@ -247,4 +248,14 @@ func transferFrom(t *testing.T, hub gwv1connect.EdgeServiceClient, want *gwv1.Ta
 		}
 	}
 	return got, stream.Err()
+}
+
+func TestWhoHasWaitedForALeaderWaitsNoLongerForItToBeSure(t *testing.T) {
+	h := newHarness(t)
+	over := context.WithValue(h.as(RoleAdmin), patienceKey{}, time.Now().Add(-time.Second))
+	_, err := h.hub.Fleet.ListEdges(over, &gwv1.ListEdgesRequest{})
+	h.refused(h.hub.Error(t.Context(), err), connect.CodeUnavailable, ReasonNotProposed, "make sure in time")
+	if _, err := h.hub.Fleet.ListEdges(withPatience(h.as(RoleAdmin), time.Now().Add(-time.Second)), &gwv1.ListEdgesRequest{}); err != nil {
+		t.Errorf("a leader that has just been found has not even %v: %v", leastPatience, err)
+	}
 }

@@ -99,7 +99,8 @@ func (y *relay) serve(w http.ResponseWriter, r *http.Request, p procedure, next 
 		case body.lost:
 			err = errors.New("the request is too large to be sent twice")
 		case address == "":
-			end = y.here(w, r, p, body, next)
+			until, _ := patience.Deadline()
+			end = y.here(w, r.WithContext(withPatience(r.Context(), until)), p, body, next)
 			if end == unknown {
 				err = errUnsure
 			}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"time"
 
+	"gw/raftstore"
 	"gw/raftstore/state"
 	"gw/rpc/gwv1"
 )
@@ -18,11 +21,36 @@ func (k *core) read(ctx context.Context) (*state.State, error) {
 	if stale(ctx) {
 		return k.store.State(), nil
 	}
-	st, err := k.store.Read(ctx)
+	bounded := ctx
+	if until, ok := ctx.Value(patienceKey{}).(time.Time); ok {
+		var cancel func()
+		bounded, cancel = context.WithDeadline(ctx, until)
+		defer cancel()
+	}
+	st, err := k.store.Read(bounded)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", raftstore.ErrNotProposed, errNotSure)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the state: %w", err)
 	}
 	return st, nil
+}
+
+// leastPatience is how long the leader at least tries to make sure that it leads, however long a call has waited for it.
+const leastPatience = time.Second
+
+type patienceKey struct{}
+
+var errNotSure = errors.New("the leader could not make sure in time that it leads")
+
+// withPatience returns a context whose calls wait for the leader to be sure of its lead until then, and no longer: the time
+// in which there was none is part of what a caller waits.
+func withPatience(ctx context.Context, until time.Time) context.Context {
+	if least := time.Now().Add(leastPatience); until.Before(least) {
+		until = least
+	}
+	return context.WithValue(ctx, patienceKey{}, until)
 }
 
 // propose makes a command of the caller and has it applied.

@@ -72,7 +72,8 @@ func (t *port) takeOver(w http.ResponseWriter, r *http.Request, p procedure, pri
 		t.refuse(w, r, invalid(headerPrincipal, ReasonInvalid, "%v", err))
 		return
 	}
-	ctx := withForwarded(r.Context(), f)
+	// The hub that passes it on has waited too, and tries again for as long as it has patience.
+	ctx := withPatience(withForwarded(r.Context(), f), time.Now().Add(holdTime/2))
 	next := t.admin
 	switch p.service {
 	case edgeService:
