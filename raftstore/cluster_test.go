@@ -389,7 +389,7 @@ func TestHalfAGrowthIsUndoneAndARemovalIsNot(t *testing.T) {
 		{"grown from one", []int{1, 2}, demote},
 		{"three, then one was removed", []int{3, 2}, rest},
 		{"grown to three, then one was removed", []int{1, 2, 3, 2}, rest},
-		{"found by a new leader", []int{2}, rest},
+		{"found by a new leader that knows nothing of before", []int{2}, rest},
 		{"shrunk to one, grown again", []int{3, 2, 1, 2}, demote},
 	} {
 		var k steadiness

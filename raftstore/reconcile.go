@@ -102,11 +102,11 @@ func nextStep(members []standing, c MembershipConfig, twoFor time.Duration) step
 }
 
 // steadiness remembers since when learners are ready, and since when there are two voters where there was one. Two that
-// somebody chose, by removing the third, are left alone, and so are two that this leadership found.
+// somebody chose, by removing the third, are left alone; of two that this leadership found, grewFromOne knows.
 type steadiness struct {
 	ready map[string]time.Time // ID of a learner → since when it is caught up without a break
 	two   time.Time            // zero: there are not two voters
-	alone bool                 // before there were two voters there was one; false if that was not seen
+	alone bool                 // before there were two voters there was one; false if that is not known
 }
 
 // judge turns members into standings. last is the leader's last log index.
@@ -145,7 +145,7 @@ func (k *steadiness) judge(members []Member, last uint64, now time.Time, settle,
 // removes anybody. It blocks like LeadDuties.
 func (s *Store) KeepMembership(ctx context.Context, c MembershipConfig) error {
 	return s.LeadDuties(ctx, func(ctx context.Context) error {
-		var k steadiness
+		k := steadiness{alone: s.grewFromOne()}
 		for ctx.Err() == nil {
 			members, err := s.Members()
 			if err != nil {
@@ -163,6 +163,39 @@ func (s *Store) KeepMembership(ctx context.Context, c MembershipConfig) error {
 		}
 		return nil
 	})
+}
+
+// grewFromOne reports whether two voters that this leadership found were one before, by the members before them in the log:
+// the leader that was to go on to three may have been another. It is false if there are not two, and if the log was
+// shortened since and doesn't say; then they rest, with an alarm, as after a removal.
+func (s *Store) grewFromOne() bool {
+	newest := s.machine.configured.Load()
+	first, err := s.place.disk.FirstIndex()
+	if err != nil || first == 0 {
+		return false
+	}
+	for i := newest; i >= first; i-- {
+		var l raft.Log
+		if err := s.place.disk.GetLog(i, &l); err != nil {
+			return false
+		}
+		if l.Type != raft.LogConfiguration {
+			continue
+		}
+		if n := votersOf(raft.DecodeConfiguration(l.Data)); n != 2 {
+			return n == 1 && i != newest
+		}
+	}
+	return false
+}
+
+func votersOf(c raft.Configuration) (n int) {
+	for _, m := range c.Servers {
+		if m.Suffrage == raft.Voter {
+			n++
+		}
+	}
+	return n
 }
 
 // withoutRemoved leaves out learners that are marked as removed.

@@ -272,3 +272,63 @@ func TestHubThatDroppedItsLogIsCaughtUp(t *testing.T) {
 		}
 	})
 }
+
+// Two voters on the way from one to three don't rest under a leader that found them: it takes back the vote that was given,
+// and goes on when a third comes. Two that a removal left stay.
+func TestNewLeaderEndsAGrowthThatStandsAtTwoVoters(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		hubs   int
+		voters int // in the end
+	}{{"grown from one", 1, 1}, {"left by a removal", 3, 2}} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				v := newVirtual(t, virtualOptions{seed: 1, hubs: c.hubs})
+				defer v.close()
+				old := v.mustLead(t)
+				next := v.twoVoters(t, old)
+				v.transferTo(t.Context(), next)
+				for end := time.Now().Add(5 * time.Second); v.mustLead(t).hub != next && time.Now().Before(end); {
+					time.Sleep(10 * time.Millisecond)
+				}
+				l := v.mustLead(t)
+				if l.hub != next || len(voters(t, l.store)) != 2 {
+					t.Fatalf("%s leads %v; want %s, and two voters\n%s", l.hub.name, voters(t, l.store), next.name, v.told())
+				}
+				time.Sleep(twoVotersLimit + 5*time.Second)
+				if l = v.mustLead(t); len(voters(t, l.store)) != c.voters {
+					t.Fatalf("%v vote, want %d\n%s", voters(t, l.store), c.voters, v.told())
+				}
+				l.mustWrite(t, "goes-on")
+				third := v.join(t.Context())
+				if !v.awaitVoter(t.Context(), third, 15*time.Second) {
+					t.Fatalf("the third has no vote\n%s", v.told())
+				}
+				time.Sleep(time.Second)
+				if l = v.mustLead(t); len(voters(t, l.store)) != 3 {
+					t.Errorf("%v vote, want three", voters(t, l.store))
+				}
+			})
+		})
+	}
+}
+
+// twoVoters brings a cluster of one or three to two voters, and returns the one that doesn't lead.
+func (v *virtual) twoVoters(t *testing.T, l *life) *virtualHub {
+	t.Helper()
+	if len(v.all()) == 3 {
+		gone := v.another(l).hub
+		if err := v.change(t.Context(), func(ctx context.Context, l *life) error { return l.store.RemoveMember(ctx, gone.name) }); err != nil {
+			t.Fatal(err)
+		}
+		v.forget(gone)
+		return v.another(l).hub
+	}
+	second := v.join(t.Context())
+	v.catchUp(t, second.now(), 5*time.Second)
+	if !l.store.take(t.Context(), step{promote, second.name}) { // as when the third, which was ready too, is lost at once
+		t.Fatal("the second was not promoted")
+	}
+	v.catchUp(t, second.now(), 5*time.Second)
+	return second
+}
