@@ -106,6 +106,8 @@ func (p *plugin) HandlePreAuth(ctx edgeplugin.Context, req *edgeplugin.EnrichedR
 		os.Exit(7)
 	case "huge":
 		return &edgeplugin.PluginResponse{Block: true, StatusCode: 200, ResponseBody: make([]byte, 100<<20)}, nil
+	case "count":
+		return &edgeplugin.PluginResponse{Modified: true, Headers: map[string]string{"X-Seen": fmt.Sprint(len(req.Body))}}, nil
 	case "fail":
 		return nil, errors.New("I don't feel like it")
 	case "env":
