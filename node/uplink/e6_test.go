@@ -41,7 +41,7 @@ func TestE6_01PushDuringEnrolmentIsNeverLost(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	rounds := 1000
 	if testing.Short() { // under the race detector
-		rounds = 100
+		rounds = 40
 	}
 	for round := range rounds {
 		moment := random.IntN(8)
@@ -207,7 +207,7 @@ func TestE6_05UndeployWhileOfflineIsAppliedOnReturn(t *testing.T) {
 			time.Sleep(time.Hour)
 			h.push(map[string]string{"a": "1", "b": "2"})
 			h.push(map[string]string{"a": "1"})
-			time.Sleep(7 * 24 * time.Hour)
+			time.Sleep(26 * time.Hour)
 			n.mend()
 			if restarts {
 				stop = e.start()
@@ -218,7 +218,7 @@ func TestE6_05UndeployWhileOfflineIsAppliedOnReturn(t *testing.T) {
 				t.Fatalf("restarted %v: it loaded nothing; %+v", restarts, e.uplink.Status())
 			}
 			if r := <-e.applied; contents(r) != "a=1" || r.Target.Number != 3 || len(e.applied) > 0 {
-				t.Errorf("restarted %v: after a week it loaded release %d: %q, and %d more", restarts, r.Target.Number, contents(r), len(e.applied))
+				t.Errorf("restarted %v: back after a day it loaded release %d: %q, and %d more", restarts, r.Target.Number, contents(r), len(e.applied))
 			}
 			stop()
 		})
@@ -267,6 +267,10 @@ func TestE6_11CertificateRotatesWithZeroDroppedRequests(t *testing.T) {
 		known := sha256.Sum256([]byte("known"))
 		h.tokens[known] = &gwv1.ValidateTokenResponse{AppId: "app", App: "app"}
 		h.tickEvery = 8 * time.Second
+		hours, step, certificates := 50*time.Hour, 31*time.Second, 3
+		if testing.Short() { // under the race detector
+			hours, step, certificates = 17*time.Hour, 4*time.Minute, 2
+		}
 		defer e.start()()
 		time.Sleep(time.Second)
 		serials := func() (all []string) {
@@ -280,7 +284,7 @@ func TestE6_11CertificateRotatesWithZeroDroppedRequests(t *testing.T) {
 			return all
 		}
 		asked := 0
-		for began := time.Now(); time.Since(began) < 50*time.Hour; time.Sleep(31 * time.Second) {
+		for began := time.Now(); time.Since(began) < hours; time.Sleep(step) {
 			asked++
 			stranger := sha256.Sum256(fmt.Append(nil, asked))
 			if _, err := tokens.Authenticate(t.Context(), stranger, ""); !errors.Is(err, ErrUnknownToken) {
@@ -293,8 +297,8 @@ func TestE6_11CertificateRotatesWithZeroDroppedRequests(t *testing.T) {
 				t.Fatalf("after %v: %+v", time.Since(began), s)
 			}
 		}
-		if got := len(serials()); got < 3 {
-			t.Errorf("%d certificates were used in 50 hours, want 3", got)
+		if got := len(serials()); got < certificates {
+			t.Errorf("%d certificates were used in %v, want %d", got, hours, certificates)
 		}
 		t.Logf("%d questions, %d certificates, none dropped", asked, len(serials()))
 
@@ -435,12 +439,13 @@ func TestE6_14FailureOfBThenLoadedADoesNotResendB(t *testing.T) {
 // that no hub could be asked to renew.
 func TestJoinTokenReplacesNoCertificateThatAHubMayRenewOrHasRevoked(t *testing.T) {
 	virtually(t, func(t *testing.T, n *virtualNet, h *fakeHub) {
+		h.tickEvery = 9 * time.Second
 		h.push(map[string]string{"a": "1"})
 		e := newVirtualEdge(t, n, h)
 		defer e.start()()
 		time.Sleep(time.Second)
 		n.cut()
-		time.Sleep(30 * time.Hour) // it ends meanwhile
+		time.Sleep(26 * time.Hour) // it ends meanwhile
 		n.mend()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
@@ -450,7 +455,7 @@ func TestJoinTokenReplacesNoCertificateThatAHubMayRenewOrHasRevoked(t *testing.T
 		h.do(func() {
 			h.onRenew = func() error { return refusal(connect.CodePermissionDenied, revokedReason, "edge-1 was revoked by ann") }
 		})
-		time.Sleep(48 * time.Hour)
+		time.Sleep(27 * time.Hour)
 		synctest.Wait()
 		if got := h.count(&h.enrolled); got != 1 || e.serves() != 1 {
 			t.Errorf("it was revoked: the edge enrolled %d times, and serves release %d", got, e.serves())
