@@ -43,6 +43,8 @@ type caller struct {
 	random  *rand.Rand
 	client  *http.Client
 
+	turn sync.Mutex // held during a request: the next begins when it has ended, so that their order says something
+
 	mu    sync.Mutex // guards the rest
 	asked []request
 	looks []look
@@ -88,6 +90,8 @@ func (k *caller) ask(path string, with *credential) request {
 	if with != nil {
 		token = with.secret
 	}
+	k.turn.Lock()
+	defer k.turn.Unlock()
 	r := request{path: path, credential: with, sent: k.now()}
 	q, err := http.NewRequest(http.MethodGet, k.edge.callers+"/"+path, nil)
 	if err != nil {
