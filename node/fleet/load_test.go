@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -40,5 +41,20 @@ func TestABusyLeaderAsksForFewerHeartbeats(t *testing.T) {
 	}
 	if got := beat(); got != 30*time.Second {
 		t.Errorf("after the load the interval is %v, want 30s again", got)
+	}
+}
+
+func TestAFleetThatComesBackAtOnceIsNoLastingLoad(t *testing.T) {
+	f := New(Config{Interval: 30 * time.Second})
+	var interval time.Duration
+	for i := range 2000 { // two of each of a thousand edges, slow ones
+		id := fmt.Sprint("e", i%1000)
+		interval = f.Beat(identity.Edge{ID: id, Namespace: "default"}, "", &gwv1.HeartbeatRequest{SessionId: id}, Certificate{})
+		if i >= 1000 {
+			f.Took(250 * time.Millisecond)
+		}
+	}
+	if interval != 30*time.Second {
+		t.Errorf("after a storm the interval is %v, want 30s", interval)
 	}
 }
