@@ -238,7 +238,7 @@ func words(line string) (out []string) {
 }
 
 func TestOnlyConsentHasNoEnvironment(t *testing.T) {
-	consent := []string{"--yes", "--confirm-removal", "--break-glass", "--prune", "--push", "--no-targets", "--no-policies", "--adopt"}
+	consent := []string{"--yes", "--confirm-removal", "--break-glass", "--all", "--prune", "--push", "--no-targets", "--no-policies", "--adopt"}
 	others := []string{"gw login --token", "--config"}
 	for _, flag := range configfile.WithoutEnvironment(newParser(t).Model) {
 		if !slices.ContainsFunc(append(consent, others...), func(name string) bool { return strings.HasSuffix(flag, name) }) {
