@@ -40,7 +40,7 @@ bench *args:
     go run . bench proxy {{args}}
     go run . bench raft
     go run . bench fleet --edges 1000
-    go test -run '^$' -bench . ./rpc/resource ./raftstore/... ./node/pluginhost
+    go test -run '^$' -bench . ./rpc/resource ./raftstore/... ./node/pluginhost ./node/edgestore
     go test -run '^$' -bench Plugins ./node
 
 # Fuzzes every decoder for a while.

@@ -142,7 +142,7 @@ func (d *DeadLettersShow) Run(ctx context.Context, c *Context) error {
 // letterChoice names dead letters: by their IDs, or all that match.
 type letterChoice struct {
 	IDs    []string `arg:"" name:"id" optional:"" help:"Dead letters."`
-	All    bool     `env:"-" help:"All there are, or all that --plugin and --edge select."`
+	All    bool     `help:"All there are, or all that --plugin and --edge select."`
 	Plugin uint32   `placeholder:"ID" help:"With --all, only for this plugin number."`
 	Edge   string   `placeholder:"ID" help:"With --all, only of this edge."`
 }
