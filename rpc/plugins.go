@@ -35,13 +35,6 @@ const (
 // pluginList is what ListPlugins gathers from the configuration, the edges and the hubs.
 type pluginList struct {
 	infos map[pluginName]*gwv1.PluginInfo
-	found map[placeName]pluginName // what a place calls by its ID only
-}
-
-// placeName is an ID at an edge.
-type placeName struct {
-	edge string
-	id   uint32
 }
 
 func (l *pluginList) of(n pluginName) *gwv1.PluginInfo {
@@ -70,7 +63,7 @@ func (s *PluginServer) ListPlugins(ctx context.Context, r *gwv1.ListPluginsReque
 	shown := func(namespace string) bool {
 		return p.sees(namespace) && (r.Namespace == "" || serves(r.Namespace, namespace))
 	}
-	l := &pluginList{infos: map[pluginName]*gwv1.PluginInfo{}, found: map[placeName]pluginName{}}
+	l := &pluginList{infos: map[pluginName]*gwv1.PluginInfo{}}
 	l.addConfigured(st, shown)
 	l.addEdges(st, s.fleet.All(), shown)
 	for _, d := range s.describeMembers(ctx) {
