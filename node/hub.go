@@ -365,6 +365,7 @@ func (h *hub) buildServices() (err error) {
 		Releases:  clients.releases,
 		Sessions:  clients.access,
 		Audit:     clients.audit,
+		Plugins:   clients.plugins,
 		Principal: h.principal,
 		Wake:      h.services.Wake,
 		Remote:    withRemote,

@@ -117,6 +117,7 @@ type adminClients struct {
 	releases gwv1connect.ReleaseServiceClient
 	access   gwv1connect.AccessServiceClient
 	audit    gwv1connect.AuditServiceClient
+	plugins  gwv1connect.PluginServiceClient
 }
 
 func newAdminClients(handler http.Handler) adminClients {
@@ -127,5 +128,6 @@ func newAdminClients(handler http.Handler) adminClients {
 		releases: gwv1connect.NewReleaseServiceClient(c, url),
 		access:   gwv1connect.NewAccessServiceClient(c, url),
 		audit:    gwv1connect.NewAuditServiceClient(c, url),
+		plugins:  gwv1connect.NewPluginServiceClient(c, url),
 	}
 }

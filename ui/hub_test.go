@@ -196,6 +196,50 @@ func (h *hub) ListAudit(ctx context.Context, r *gwv1.ListAuditRequest) (*gwv1.Li
 	return out, nil
 }
 
+// ListPlugins has a cache at an edge and its counterpart at the hub, if there are edges.
+func (h *hub) ListPlugins(ctx context.Context, _ *gwv1.ListPluginsRequest) (*gwv1.ListPluginsResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.enter(ctx, "viewer"); err != nil || len(h.edges) == 0 {
+		return &gwv1.ListPluginsResponse{}, err
+	}
+	return &gwv1.ListPluginsResponse{Plugins: []*gwv1.PluginInfo{
+		{Id: 7, Type: "edge", Name: "cache", Namespace: "default", Configured: true, Places: []*gwv1.PluginPlace{{
+			EdgeId: "edge-ams3-000", Process: &gwv1.PluginProcess{Id: 7, State: gwv1.PluginState_PLUGIN_STATE_RUNNING, Restarts: 2},
+			Queue: &gwv1.PluginQueue{PluginId: 7, Pending: 12, Expired: 3, Oldest: timestamppb.New(h.now().Add(-time.Minute)), Halted: "hub plugin 7 is not running"},
+		}}},
+		{Id: 7, Type: "hub", Name: "cachestats", Namespace: "global", Configured: true, KvKeys: 4, Places: []*gwv1.PluginPlace{{
+			HubId: "9c1e6b0f77", Process: &gwv1.PluginProcess{Id: 7, State: gwv1.PluginState_PLUGIN_STATE_FAILED, Reason: "/opt/cachestats is not on this machine"},
+		}}},
+		{Id: 9, Type: "edge", Name: "audit", Namespace: "eu", Configured: true},
+	}}, nil
+}
+
+// ListDeadLetters has one, if there are edges.
+func (h *hub) ListDeadLetters(ctx context.Context, _ *gwv1.ListDeadLettersRequest) (*gwv1.ListDeadLettersResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.enter(ctx, "viewer"); err != nil || len(h.edges) == 0 {
+		return &gwv1.ListDeadLettersResponse{}, err
+	}
+	return &gwv1.ListDeadLettersResponse{Total: 1, DeadLetters: []*gwv1.DeadLetter{{
+		Id: "1f0c9a3be27d5c48", PluginId: 7, EdgeId: "edge-ams3-000", Namespace: "default", CorrelationId: "report-17", Size: 512,
+		State: gwv1.DeadLetterState_DEAD_LETTER_STATE_HELD, Message: "none of 2 hub plugins wanted it", SentAt: timestamppb.New(h.now().Add(-time.Hour)),
+	}}}, nil
+}
+
+func (h *hub) RedeliverDeadLetters(ctx context.Context, r *gwv1.RedeliverDeadLettersRequest) (*gwv1.RedeliverDeadLettersResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return &gwv1.RedeliverDeadLettersResponse{Ordered: uint32(len(r.Ids))}, h.enter(ctx, "operator")
+}
+
+func (h *hub) DropDeadLetters(ctx context.Context, r *gwv1.DropDeadLettersRequest) (*gwv1.DropDeadLettersResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return &gwv1.DropDeadLettersResponse{Ordered: uint32(len(r.Ids))}, h.enter(ctx, "operator")
+}
+
 // busy gives the first edge work to do and a past.
 func (h *hub) busy() *hub {
 	e := h.edges[0]
@@ -440,7 +484,7 @@ func (h *hub) principal(ctx context.Context, bearer string) (context.Context, st
 func (h *hub) handler(t testing.TB) http.Handler {
 	t.Helper()
 	handler, err := New(Config{
-		Fleet: h, Releases: h, Sessions: h, Audit: h, Principal: h.principal, Wake: h.wake,
+		Fleet: h, Releases: h, Sessions: h, Audit: h, Plugins: h, Principal: h.principal, Wake: h.wake,
 		Cluster: "acme-prod", Version: "1.2.3", HubURL: "https://hub.acme.internal:50051", Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return h.now() },
 	})
 	if err != nil {

@@ -49,11 +49,12 @@ type Sessions interface {
 
 // Config is what a console is made of.
 type Config struct {
-	// Fleet, Releases, Sessions and Audit are required.
+	// Fleet, Releases, Sessions, Audit and Plugins are required.
 	Fleet    Fleet
 	Releases Releases
 	Sessions Sessions
 	Audit    Audit
+	Plugins  Plugins
 	// Principal authenticates a bearer token and returns a context that carries whom it belongs to, and the name. A token
 	// that is unknown, ended or expired is answered with CodeUnauthenticated. Required.
 	Principal func(ctx context.Context, bearer string) (context.Context, string, error)
@@ -86,8 +87,8 @@ type console struct {
 // under TLS, plain otherwise, so plain listeners belong on loopback only.
 func New(c Config) (http.Handler, error) {
 	switch {
-	case c.Fleet == nil, c.Releases == nil, c.Sessions == nil, c.Audit == nil:
-		return nil, errors.New("console: Fleet, Releases, Sessions and Audit are required")
+	case c.Fleet == nil, c.Releases == nil, c.Sessions == nil, c.Audit == nil, c.Plugins == nil:
+		return nil, errors.New("console: Fleet, Releases, Sessions, Audit and Plugins are required")
 	case c.Principal == nil, c.Wake == nil:
 		return nil, errors.New("console: Principal and Wake are required")
 	}
@@ -135,6 +136,8 @@ func (k *console) routes() map[string]http.Handler {
 		"POST /freezes":           k.signedIn(k.freeze),
 		"POST /unfreeze":          k.signedIn(k.unfreeze),
 		"GET /audit":              k.signedIn(k.audit),
+		"GET /plugins":            k.signedIn(k.plugins),
+		"POST /dead-letters":      k.signedIn(k.deadLetter),
 		"GET /live":               http.HandlerFunc(k.live),
 		"/":                       k.signedIn(k.nothing),
 	}
