@@ -36,6 +36,7 @@ type fakeHub struct {
 	gwv1connect.UnimplementedAccessServiceHandler
 	gwv1connect.UnimplementedClusterServiceHandler
 	gwv1connect.UnimplementedAuditServiceHandler
+	gwv1connect.UnimplementedPluginServiceHandler
 
 	mu       sync.Mutex
 	log      []string
@@ -80,6 +81,7 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mux.Handle(gwv1connect.NewFleetServiceHandler(h, options))
 	mux.Handle(gwv1connect.NewAccessServiceHandler(h, options))
 	mux.Handle(gwv1connect.NewAuditServiceHandler(h, options))
+	mux.Handle(gwv1connect.NewPluginServiceHandler(h, options))
 	mux.Handle(gwv1connect.NewClusterServiceHandler(h, options))
 	if path.Base(r.URL.Path) == "Restore" && r.ProtoMajor != 2 {
 		http.Error(w, "Restore was called over "+r.Proto, http.StatusHTTPVersionNotSupported)
@@ -640,3 +642,47 @@ func (h *fakeHub) WhoAmI(context.Context, *gwv1.WhoAmIRequest) (*gwv1.WhoAmIResp
 func whoAmI() *gwv1.WhoAmIResponse { return &gwv1.WhoAmIResponse{User: "admin", Role: "admin"} }
 
 func unmarshal(data string, m proto.Message) error { return protojson.Unmarshal([]byte(data), m) }
+
+func (h *fakeHub) ListPlugins(context.Context, *gwv1.ListPluginsRequest) (*gwv1.ListPluginsResponse, error) {
+	return &gwv1.ListPluginsResponse{Plugins: []*gwv1.PluginInfo{
+		{Id: 7, Type: "edge", Name: "cache", Configured: true, Places: []*gwv1.PluginPlace{{EdgeId: "e1",
+			Process: &gwv1.PluginProcess{State: gwv1.PluginState_PLUGIN_STATE_RUNNING, Restarts: 2, P50: durationpb.New(150 * time.Microsecond), P99: durationpb.New(2 * time.Millisecond)},
+			Queue:   &gwv1.PluginQueue{Pending: 3, PendingBytes: 2048, Expired: 1, Halted: "hub plugin 7 is not running"}}}},
+		{Id: 7, Type: "hub", Name: "stats", Configured: true, KvKeys: 2, DeadLetters: 2, Places: []*gwv1.PluginPlace{{HubId: "0123456789abcdef",
+			Process: &gwv1.PluginProcess{State: gwv1.PluginState_PLUGIN_STATE_FAILED, Reason: "/opt/stats is not on this machine"}}}},
+		{Id: 9, Type: "edge", Name: "audit", Configured: true},
+	}}, nil
+}
+
+func (h *fakeHub) ListPluginKV(_ context.Context, r *gwv1.ListPluginKVRequest) (*gwv1.ListPluginKVResponse, error) {
+	if r.PluginId != 7 {
+		return &gwv1.ListPluginKVResponse{}, nil
+	}
+	return &gwv1.ListPluginKVResponse{Entries: []*gwv1.PluginKVEntry{{Key: "total", Size: 5}}}, nil
+}
+
+func (h *fakeHub) GetPluginKV(_ context.Context, r *gwv1.GetPluginKVRequest) (*gwv1.GetPluginKVResponse, error) {
+	return &gwv1.GetPluginKVResponse{Entry: &gwv1.PluginKVEntry{Key: r.Key, Size: 5, Value: []byte("hello")}}, nil
+}
+
+// letters are a dead letter that an edge holds, and one whose bytes are gone.
+var letters = []*gwv1.DeadLetter{
+	{Id: "1f0c9a3be27d5c48", State: gwv1.DeadLetterState_DEAD_LETTER_STATE_HELD, PluginId: 7, EdgeId: "e1", Namespace: "eu", Size: 12, Reason: "no_receiver", Message: "nobody wanted it"},
+	{Id: "2f0c9a3be27d5c48", State: gwv1.DeadLetterState_DEAD_LETTER_STATE_GONE, PluginId: 7, EdgeId: "e1", Namespace: "eu", Size: 12, Reason: "crashed", Message: "it broke its plugin"},
+}
+
+func (h *fakeHub) ListDeadLetters(context.Context, *gwv1.ListDeadLettersRequest) (*gwv1.ListDeadLettersResponse, error) {
+	return &gwv1.ListDeadLettersResponse{DeadLetters: letters, Total: 2}, nil
+}
+
+func (h *fakeHub) GetDeadLetter(context.Context, *gwv1.GetDeadLetterRequest) (*gwv1.GetDeadLetterResponse, error) {
+	return &gwv1.GetDeadLetterResponse{DeadLetter: letters[0]}, nil
+}
+
+func (h *fakeHub) RedeliverDeadLetters(context.Context, *gwv1.RedeliverDeadLettersRequest) (*gwv1.RedeliverDeadLettersResponse, error) {
+	return &gwv1.RedeliverDeadLettersResponse{}, nil
+}
+
+func (h *fakeHub) DropDeadLetters(context.Context, *gwv1.DropDeadLettersRequest) (*gwv1.DropDeadLettersResponse, error) {
+	return &gwv1.DropDeadLettersResponse{}, nil
+}
