@@ -269,7 +269,8 @@ func TestE6_11CertificateRotatesWithZeroDroppedRequests(t *testing.T) {
 		h.tickEvery = 8 * time.Second
 		hours, step, certificates := 50*time.Hour, 31*time.Second, 3
 		if testing.Short() { // under the race detector
-			hours, step, certificates = 17*time.Hour, 4*time.Minute, 2
+			h.tickEvery = 9900 * time.Millisecond // just in time
+			hours, step, certificates = 17*time.Hour, 10*time.Minute, 2
 		}
 		defer e.start()()
 		time.Sleep(time.Second)
@@ -334,7 +335,10 @@ func TestE6_11CertificateRotatesWithZeroDroppedRequests(t *testing.T) {
 // A token that is revoked is refused by every edge that is connected as soon as word is there; by one that is cut off, once
 // its last answer and the grace are over; and by one that comes back before, at once.
 func TestE6_12RevokedTokenIsRefusedWithinTheStatedBound(t *testing.T) {
-	const edges = 20
+	edges := 20
+	if testing.Short() { // under the race detector
+		edges = 4
+	}
 	virtually(t, func(t *testing.T, n *virtualNet, h *fakeHub) {
 		hash := sha256.Sum256([]byte("gw_token"))
 		h.tokens[hash] = &gwv1.ValidateTokenResponse{AppId: "app", App: "app"}
