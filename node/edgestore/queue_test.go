@@ -638,3 +638,39 @@ func TestAPayloadThatCantBeReadIsCountedAsLost(t *testing.T) {
 		t.Errorf("%d pending, loss %+v", n, s.Loss())
 	}
 }
+
+// FuzzPayloadRecords puts arbitrary bytes where payloads were: nothing may panic, and what can't be read is counted as lost
+// and stands in nobody's way.
+func FuzzPayloadRecords(f *testing.F) {
+	f.Add([]byte{0xff}, int64(1))
+	f.Add([]byte{}, int64(-1))
+	s := mustSpool(f, f.TempDir(), unsynced)
+	f.Fuzz(func(t *testing.T, record []byte, sequence int64) {
+		if _, err := s.Send(t.Context(), 7, []byte("one"), "", nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Send(t.Context(), 7, []byte("two"), "", nil); err != nil {
+			t.Fatal(err)
+		}
+		err := s.write(func(tx *sql.Tx) error {
+			_, err := tx.Exec("UPDATE payloads SET record = ?, sequence = ? WHERE id = (SELECT min(id) FROM payloads)", append([]byte{}, record...), sequence)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		batch, err := s.next(t.Context(), nil)
+		if err != nil || len(batch) == 0 || string(batch[len(batch)-1].Payload) != "two" {
+			t.Fatalf("got %v, %v", batch, err)
+		}
+		for _, p := range batch {
+			if p.Sequence < 1 || p.PluginId != 7 || len(p.StoreId) != 16 {
+				t.Fatalf("a payload that names nothing: %v", p)
+			}
+		}
+		mustSettle(t, s, batch, handled)
+		if n, bytes, _ := s.Totals(); n != 0 || bytes != 0 {
+			t.Fatalf("%d payloads of %d bytes are left", n, bytes)
+		}
+	})
+}
