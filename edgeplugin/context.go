@@ -29,7 +29,7 @@ const (
 type Services struct{ host *host }
 
 // Logger writes into gw's own log, with the plugin's name.
-func (s Services) Logger() Logger { return Logger{s.host} }
+func (s Services) Logger() Logger { return Logger(s) }
 
 // KV is the plugin's store.
 func (s Services) KV() KV { return s.host }
