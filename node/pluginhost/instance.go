@@ -56,6 +56,10 @@ func (p *process) launch() (inst *instance, err error) {
 	if err := checkFile(p.plugin.Path, p.plugin.SHA256); err != nil {
 		return nil, &StartError{p.plugin.Name, err}
 	}
+	sockets, err := p.host.dir()
+	if err != nil {
+		return nil, &StartError{p.plugin.Name, err}
+	}
 	inst = &instance{hung: make(chan struct{})}
 	if inst.runner, err = newGroupRunner(&p.plugin); err != nil {
 		return nil, &StartError{p.plugin.Name, err}
@@ -70,7 +74,7 @@ func (p *process) launch() (inst *instance, err error) {
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
 		AutoMTLS:         true,
 		SkipHostEnv:      true,
-		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.host.dir},
+		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: sockets},
 		StartTimeout:     2 * p.host.pace.Start, // the context below ends before
 		Logger:           hclog.NewNullLogger(),
 		Stderr:           p.output.stream("stderr"),

@@ -103,22 +103,29 @@ type Host struct {
 	c    Config
 	log  *slog.Logger
 	pace Pace
-	dir  string // of the sockets
+	dir  func() (string, error) // of the sockets, made when the first plugin starts
 
 	mu      sync.Mutex
 	procs   map[string]*process // by the plugin's digest; guarded by mu, as is all below
 	current *Set                // nil: none yet
 	closed  bool
+	made    string         // what dir made; "": nothing yet
 	running sync.WaitGroup // of processes
 }
 
 // New makes a host that runs nothing yet. Close it.
 func New(c Config) (*Host, error) {
-	dir, err := os.MkdirTemp("", "gw-plugins-") // mode 0700
-	if err != nil {
-		return nil, fmt.Errorf("make the directory of plugins' sockets: %w", err)
-	}
-	h := &Host{c: c, log: c.Logger, pace: c.Pace.orDefault(), dir: dir, procs: map[string]*process{}}
+	h := &Host{c: c, log: c.Logger, pace: c.Pace.orDefault(), procs: map[string]*process{}}
+	h.dir = sync.OnceValues(func() (string, error) {
+		dir, err := os.MkdirTemp("", "gw-plugins-") // mode 0700; near the root, because a socket's path must be short
+		if err != nil {
+			return "", fmt.Errorf("make the directory of plugins' sockets: %w", err)
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.made = dir
+		return dir, nil
+	})
 	if h.log == nil {
 		h.log = slog.Default()
 	}
@@ -134,7 +141,12 @@ func (h *Host) Close() error {
 	}
 	h.mu.Unlock()
 	h.running.Wait()
-	return os.RemoveAll(h.dir)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.made == "" {
+		return nil
+	}
+	return os.RemoveAll(h.made)
 }
 
 // Prepare returns a set of the given plugins, having started those that no set runs yet. The error is resource.Errors if
