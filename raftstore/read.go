@@ -12,6 +12,9 @@ import (
 // takes the commit index, makes sure by a round to the other hubs that it still led after that, and waits until it has
 // applied as much. The errors: ErrNotLeader, and ErrNotProposed if ctx ends first or the lead was lost on the way.
 func (s *Store) Read(ctx context.Context) (*state.State, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotProposed, err) // nobody waits: no round to the others for it
+	}
 	ctx, stop := s.bound(ctx)
 	defer stop()
 	t, err := s.office.opened(ctx)
