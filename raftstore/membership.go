@@ -92,6 +92,14 @@ func (s *Store) LeaderContact() time.Duration {
 	return max(0, time.Since(last))
 }
 
+// LeaderHeard reports whether the leader that Leader names may be taken to live: this hub leads, or has heard from it
+// within half an election timeout. A leader speaks several times in that; one that hasn't may be gone, though nobody has
+// called an election yet.
+func (s *Store) LeaderHeard() bool {
+	silent := s.LeaderContact()
+	return silent >= 0 && silent < s.config.electionTimeout()/2
+}
+
 // CommitIndex is the log index up to which entries are known here to be committed.
 func (s *Store) CommitIndex() uint64 { return s.raft.CommitIndex() }
 

@@ -63,6 +63,24 @@ func TestAnEdgeIsToldWhereTheLeaderIs(t *testing.T) {
 	}
 }
 
+// Between the death of a leader and the next one, an edge is held, and not sent where nobody is.
+func TestAnEdgeIsNotSentToALeaderThatIsSilent(t *testing.T) {
+	hubs := newHubs(t, 3)
+	edge := hubs[0].enroll("e1")
+	hubs[0].kill()
+	eventually(t, "the leader is missed", func() bool { return !hubs[1].store.LeaderHeard() })
+	direct, _ := hubs[1].asEdge(edge)
+	stream, err := direct.Watch(t.Context(), &gwv1.WatchRequest{SessionId: edgeSession})
+	must(t, err)
+	defer stream.Close()
+	if stream.Receive() {
+		return // it leads itself
+	}
+	if d := (&harness{t: t}).refused(stream.Err(), connect.CodeUnavailable, ReasonNotLeader, ""); d.LeaderUrl != hubs[2].url() {
+		t.Errorf("sent to %q, want %q", d.LeaderUrl, hubs[2].url())
+	}
+}
+
 // An edge that has no certificate yet, and reaches only a follower, enrols through it.
 func TestAnEdgeEnrolsThroughAFollower(t *testing.T) {
 	hubs := newHubs(t, 3)

@@ -109,11 +109,13 @@ func (t *port) servedElsewhere(w http.ResponseWriter, r *http.Request, p *proced
 		t.serve(w, r, *p, t.edges, f)
 		return true
 	}
-	address, here := t.leaderNow()
-	if !here && address == "" && p.path() == gwv1connect.EdgeServiceWatchProcedure {
-		// Told at once that there is no leader, every edge would ask again and again while hubs elect one.
-		address, here = t.awaitLeader(r.Context())
+	leader := t.leaderNow
+	if p.path() == gwv1connect.EdgeServiceWatchProcedure {
+		// Told at once that there is no leader, every edge would ask again and again while hubs elect one; and sent to one
+		// that is silent, it would most likely find nobody there.
+		leader = func() (string, bool) { return t.awaitLeader(r.Context()) }
 	}
+	address, here := leader()
 	if !here && p.path() == gwv1connect.EdgeServiceFetchReleaseProcedure && r.Header.Get(headerConsistency) == "stale" {
 		t.edges.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), staleKey{}, true)))
 		return true
@@ -124,14 +126,16 @@ func (t *port) servedElsewhere(w http.ResponseWriter, r *http.Request, p *proced
 	return !here
 }
 
-// awaitLeader is leaderNow for an edge that has time: it waits until somebody leads, for up to holdTime.
+// awaitLeader is leaderNow for an edge that has time: it waits until somebody leads and is heard, for up to holdTime.
 func (t *port) awaitLeader(ctx context.Context) (address string, here bool) {
 	ctx, cancel := context.WithTimeout(ctx, holdTime)
 	defer cancel()
-	for address, here = t.leaderNow(); !here && address == "" && pauseAbout(ctx, edgeLook) == nil; {
+	for {
 		address, here = t.leaderNow()
+		if here || address != "" && t.store.LeaderHeard() || pauseAbout(ctx, edgeLook) != nil {
+			return address, here
+		}
 	}
-	return address, here
 }
 
 // edgeLook is how often it is looked for a leader for an edge that waits for one.
