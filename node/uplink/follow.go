@@ -180,12 +180,15 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 	moved := false
 	switch {
 	case errors.Is(e.err, errRemoved):
+	case elsewhere && u.hubs.doubts(leaderOf(e.err), u.now(), u.pace.reconnect.quick): // it is asked again soon
 	case elsewhere && u.hubs.lead(leaderOf(e.err)):
 		moved = true
 	case !e.reached && u.hubs.through():
 		moved = true
 	case elsewhere && u.hubs.proxy:
 		u.hubs.proxy = false // the leader is another now, and may be within reach
+	case e.ticked:
+		u.hubs.leave(u.now(), random())
 	default:
 		u.hubs.rotate()
 	}

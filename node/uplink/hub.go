@@ -31,6 +31,9 @@ type hubList struct {
 	at   int
 	// hintedBy is the hub that named the current one as the leader; "" if none did.
 	hintedBy string
+	// lost is the hub whose stream broke at lostAt: who names it as the leader soon after may not know yet that it is gone.
+	lost   string
+	lostAt time.Time
 	// proxy: the current one passes calls on, because the leader it names is out of reach.
 	proxy bool
 }
@@ -80,6 +83,20 @@ func (l *hubList) rotate() {
 	}
 }
 
+// leave goes on to one of the other hubs after a stream broke, with r in [0, 1). A fleet that all came from one hub spreads
+// over the rest.
+func (l *hubList) leave(now time.Time, r float64) {
+	l.hintedBy, l.proxy, l.lost, l.lostAt = "", false, l.current(), now
+	if n := len(l.urls); n > 1 {
+		l.at = (l.at + 1 + int(r*float64(n-1))) % n
+	}
+}
+
+// doubts reports whether a hub that is named as the leader is one that was lost less than a while ago.
+func (l *hubList) doubts(url string, now time.Time, while time.Duration) bool {
+	return url != "" && url == l.lost && now.Sub(l.lostAt) < while
+}
+
 // add appends hubs that are not there yet and reports whether there were any.
 func (l *hubList) add(urls ...string) bool {
 	before := len(l.urls)
@@ -94,7 +111,7 @@ func (l *hubList) add(urls ...string) bool {
 // told makes the list what hubs say, with the configured ones kept and the current one still current. Addresses that no
 // hub names any more are forgotten, so a cluster can move. It reports whether the list changed.
 func (l *hubList) told(urls, configured []string) bool {
-	next := hubList{hintedBy: l.hintedBy, proxy: l.proxy}
+	next := hubList{hintedBy: l.hintedBy, lost: l.lost, lostAt: l.lostAt, proxy: l.proxy}
 	next.add(configured...)
 	for _, u := range urls {
 		if checkHubURL(u) == nil {

@@ -148,7 +148,7 @@ func TestEdgeOutlastsAnElection(t *testing.T) {
 // Two hubs that name each other must not keep an edge running.
 func TestHubsThatNameEachOther(t *testing.T) {
 	var slow int
-	u := &Uplink{pace: defaultPace}
+	u := &Uplink{pace: defaultPace, now: time.Now}
 	u.hubs.add("https://a:1", "https://b:1")
 	var tr tries
 	for i := range 100 {
@@ -175,12 +175,42 @@ func TestHubsThatNameEachOther(t *testing.T) {
 func TestAFleetSpreadsOverAChangeOfTheLeader(t *testing.T) {
 	moved := end{reached: true, ticked: true, err: notLeaderAt("https://b:1")}
 	tenths, outside := spread(0, 2*time.Second, func(float64) time.Duration {
-		u := &Uplink{pace: defaultPace}
+		u := &Uplink{pace: defaultPace, now: time.Now}
 		u.hubs.add("https://a:1")
 		_, wait := u.turn(moved, &tries{})
 		return wait
 	})
 	wantEven(t, "change of the leader", tenths, outside)
+}
+
+func TestAFleetThatLostItsHubSpreadsOverTheOthers(t *testing.T) {
+	at := make(map[string]int)
+	for range 1000 {
+		u := &Uplink{pace: defaultPace, now: time.Now}
+		u.hubs.add("https://a:1", "https://b:1", "https://c:1")
+		u.turn(end{reached: true, ticked: true, err: errEnded}, &tries{})
+		at[u.hubs.current()]++
+	}
+	if at["https://a:1"] != 0 || at["https://b:1"] < 400 || at["https://c:1"] < 400 {
+		t.Errorf("edges that lost a went to %v", at)
+	}
+}
+
+// A hub that follows takes a while to find out that the leader is gone: an edge that comes from there knows better.
+func TestEdgeDoesNotGoBackToTheHubItHasJustLost(t *testing.T) {
+	now := time.Now()
+	u := &Uplink{pace: defaultPace, now: func() time.Time { return now }}
+	u.hubs.add("https://lost:1", "https://b:1")
+	tr := tries{}
+	u.turn(end{reached: true, ticked: true, err: errEnded}, &tr)
+	says := end{reached: true, err: notLeaderAt("https://lost:1")}
+	if _, wait := u.turn(says, &tr); u.hubs.current() != "https://b:1" || wait >= 2*time.Second || tr.leaderless != 1 {
+		t.Errorf("at once: goes to %s within %s", u.hubs.current(), wait)
+	}
+	now = now.Add(2 * time.Second)
+	if _, wait := u.turn(says, &tr); u.hubs.current() != "https://lost:1" || wait != 0 {
+		t.Errorf("if it is still said later: goes to %s within %s", u.hubs.current(), wait)
+	}
 }
 
 func TestEdgeEnrolsWhereTheLeaderIs(t *testing.T) {
