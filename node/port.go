@@ -44,7 +44,9 @@ type port struct {
 
 // portIdentity is what the port shows and whom it trusts, once the hub knows its cluster.
 type portIdentity struct {
+	ca              *identity.CA
 	web, raft, dial *tls.Config
+	ticketPeriod    atomic.Int64 // that web's session ticket keys are of
 	// member reports whether a hub may speak Raft with this one.
 	member func(hubID string) bool
 }
@@ -66,6 +68,7 @@ func openPort(address string, log *slog.Logger) (*port, error) {
 func (p *port) identify(ca *identity.CA, certificate func() *tls.Certificate, member func(hubID string) bool) {
 	root, cluster := ca.Certificate, ca.ClusterID()
 	p.identity.Store(&portIdentity{
+		ca:     ca,
 		web:    identity.HubTLS(root, cluster, certificate),
 		raft:   identity.RaftServerTLS(root, cluster, certificate),
 		dial:   identity.HubClientTLS(root, cluster, certificate, identity.RaftALPN),
@@ -135,6 +138,7 @@ func (p *port) negotiate(ctx context.Context, c net.Conn) (net.Conn, *branch, er
 			if slices.Contains(hello.SupportedProtos, identity.RaftALPN) {
 				return id.raft, nil
 			}
+			id.renewTickets(time.Now())
 			return id.web, nil
 		},
 	})
@@ -150,6 +154,17 @@ func (p *port) negotiate(ctx context.Context, c net.Conn) (net.Conn, *branch, er
 		err = fmt.Errorf("hub %s was removed from the cluster", hubID)
 	}
 	return conn, p.raft, err
+}
+
+// renewTickets has the port use the session ticket keys that all hubs use now.
+func (id *portIdentity) renewTickets(now time.Time) {
+	period := identity.TicketPeriod(now)
+	if id.ticketPeriod.Swap(period) == period {
+		return
+	}
+	if keys, err := id.ca.TicketKeys(period); err == nil { // else sessions are resumed at this hub only
+		id.web.SetSessionTicketKeys(keys)
+	}
 }
 
 // turnConn is a connection whose handshake has a turn whenever it does not wait for the other side.

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -48,6 +50,25 @@ func hubCertificate(t *testing.T, ca *identity.CA, id string) func() *tls.Certif
 		t.Fatal(err)
 	}
 	return func() *tls.Certificate { return &cert }
+}
+
+// edgeTLS is the side of an edge with a certificate of ca.
+func edgeTLS(t *testing.T, ca *identity.CA, edge identity.Edge) *tls.Config {
+	t.Helper()
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := ca.SignEdge(csr, edge, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+	return identity.EdgeTLS(ca.Certificate, edge.ClusterID, func() *tls.Certificate { return certificate })
 }
 
 func TestPortGivesConnectionsToTheirProtocol(t *testing.T) {
@@ -106,6 +127,57 @@ func TestPortLetsOnlyMembersSpeakRaft(t *testing.T) {
 	removed := identity.HubClientTLS(ca.Certificate, "c1", hubCertificate(t, ca, "gone"), identity.RaftALPN)
 	if err := try(removed); !errors.Is(err, io.EOF) {
 		t.Errorf("a removed hub: %v, want the connection closed", err)
+	}
+}
+
+func TestASessionIsResumedAtAnotherHub(t *testing.T) {
+	a, ca := testPort(t, func(string) bool { return true })
+	b, err := openPort("127.0.0.1:0", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	b.identify(ca, hubCertificate(t, ca, "hub-2"), func(string) bool { return true })
+	edge := identity.Edge{ClusterID: "c1", Namespace: "default", ID: "e1"}
+	config := edgeTLS(t, ca, edge)
+	shake := func(p *port) (resumed bool) {
+		t.Helper()
+		served := make(chan tls.ConnectionState, 1)
+		if p == b {
+			go func() {
+				if c, err := b.web.Accept(); err == nil {
+					served <- c.(*tls.Conn).ConnectionState()
+					c.Write([]byte{0})
+					c.Close()
+				}
+			}()
+		}
+		c, err := tls.Dial("tcp", p.listener.Addr().String(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); err != nil { // the ticket comes before what is read
+			t.Fatal(err)
+		}
+		if p == b {
+			s := <-served
+			if who, err := identity.EdgeOf(s.PeerCertificates[0]); err != nil || who != edge || s.DidResume != c.ConnectionState().DidResume {
+				t.Errorf("the hub sees %v, %v, resumed %v", who, err, s.DidResume)
+			}
+		}
+		return c.ConnectionState().DidResume
+	}
+	if shake(a) {
+		t.Error("the first session is resumed")
+	}
+	if !shake(b) {
+		t.Error("another hub of the cluster does not resume it")
+	}
+	b.identity.Load().web.SetSessionTicketKeys([][32]byte{{1}}) // as a hub of long after
+	if shake(b) {
+		t.Error("a session is resumed under keys that no hub has any more")
 	}
 }
 

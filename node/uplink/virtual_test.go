@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -46,17 +47,63 @@ func (l *virtualListener) Accept() (net.Conn, error) {
 func (l *virtualListener) Close() error   { l.close(); return nil }
 func (l *virtualListener) Addr() net.Addr { return l.address }
 
-// virtualLink is one end of a connection. A frozen one brings nothing any more, and nobody is told.
+// virtualLink is one end of a connection. A frozen one brings nothing any more, and nobody is told. What is written waits on
+// the way until it is read, as in a kernel's buffer.
 type virtualLink struct {
 	net.Conn
 	frozen *atomic.Bool // shared by both ends
+	way    chan []byte
+	closed chan struct{}
+	close  func()
+}
+
+func newVirtualLink(c net.Conn, frozen *atomic.Bool) *virtualLink {
+	l := &virtualLink{Conn: c, frozen: frozen, way: make(chan []byte, 256), closed: make(chan struct{})}
+	l.close = sync.OnceFunc(func() { close(l.closed) })
+	go l.carry()
+	return l
+}
+
+// carry brings what was written to the other end, also what was before the end was closed.
+func (l *virtualLink) carry() {
+	defer l.Conn.Close()
+	for {
+		select {
+		case p := <-l.way:
+			if _, err := l.Conn.Write(p); err != nil {
+				return
+			}
+			continue
+		default:
+		}
+		select {
+		case p := <-l.way:
+			if _, err := l.Conn.Write(p); err != nil {
+				return
+			}
+		case <-l.closed:
+			return
+		}
+	}
 }
 
 func (l *virtualLink) Write(p []byte) (int, error) {
 	if l.frozen.Load() {
 		return len(p), nil
 	}
-	return l.Conn.Write(p)
+	select {
+	case l.way <- bytes.Clone(p):
+		return len(p), nil
+	case <-l.closed:
+		return 0, net.ErrClosed
+	}
+}
+
+// Close lets what is on the way arrive, if it is read within a second.
+func (l *virtualLink) Close() error {
+	l.Conn.SetWriteDeadline(time.Now().Add(time.Second))
+	l.close()
+	return nil
 }
 
 func (n *virtualNet) listen(address string) *virtualListener {
@@ -77,7 +124,7 @@ func (n *virtualNet) connect(ctx context.Context, _, address string) (net.Conn, 
 	}
 	edge, hub := net.Pipe()
 	frozen := new(atomic.Bool)
-	links := []*virtualLink{{edge, frozen}, {hub, frozen}}
+	links := []*virtualLink{newVirtualLink(edge, frozen), newVirtualLink(hub, frozen)}
 	select {
 	case l.accepted <- links[1]:
 	case <-l.closed:

@@ -86,6 +86,7 @@ func RaftServerTLS(ca *x509.Certificate, clusterID string, certificate func() *t
 func HubClientTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Certificate, alpn string) *tls.Config {
 	c := EdgeTLS(ca, clusterID, certificate)
 	c.NextProtos = []string{alpn}
+	c.ClientSessionCache = nil // hubs are few, and prove who they are each time
 	c.VerifyConnection = func(cs tls.ConnectionState) error { return verifyHub(cs, clusterID) }
 	return c
 }
@@ -102,13 +103,16 @@ func verifyHub(cs tls.ConnectionState, clusterID string) error {
 }
 
 // EdgeTLS returns the edge's side: it trusts only hubs of its cluster, whatever address it reached them at, and shows
-// the certificate that certificate returns, which is called at every handshake.
+// the certificate that certificate returns, which is called at every handshake that does not resume a session. Sessions are
+// resumed at any hub (CA.TicketKeys); another certificate needs another config.
 func EdgeTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{"h2"},
 		RootCAs:    poolOf(ca),
 		ServerName: hubName(clusterID),
+		// All hubs have one name, and so one entry.
+		ClientSessionCache: tls.NewLRUClientSessionCache(1),
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return certificate(), nil
 		},
