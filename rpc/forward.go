@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	// holdTime is how long a call waits for the cluster to have a leader.
-	holdTime = 5 * time.Second
+	// holdTime is how long a call waits for the cluster to have a leader: callers have an answer within 5 s.
+	holdTime = 4800 * time.Millisecond
 	// connectTime is how long a hub takes to get a connection to another before it counts as not reached.
 	connectTime = time.Second
 	// catchUpTime is how long an answer waits for this hub to have applied what it is about.
