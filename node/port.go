@@ -20,10 +20,11 @@ const (
 	// handshakeTimeout bounds a TLS handshake on a hub's port.
 	handshakeTimeout = 10 * time.Second
 	// maxHandshakes is how many run at a time: a reconnecting fleet waits its turn in the kernel's queue instead of
-	// taking the hub's memory.
-	maxHandshakes = 512
+	// taking the hub's memory. Hubs wait there too, so it is far more than come in a second or two.
+	maxHandshakes = 2048
 	// maxComputing is how many of them compute at a time, on each processor; the others wait for the network or their turn. A
-	// handshake takes a processor for a millisecond, and a call of an admin would wait for as many of them at each step.
+	// handshake takes a processor for a millisecond, and a call of an admin would wait for as many of them at each step. Hubs
+	// don't take turns: votes and calls that are passed on would wait for the fleet that waits for them.
 	maxComputing = 1
 )
 
@@ -135,14 +136,19 @@ func (p *port) negotiate(ctx context.Context, c net.Conn) (net.Conn, *branch, er
 	conn := tls.Server(turns, &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			if slices.Contains(hello.SupportedProtos, identity.RaftALPN) {
+			switch {
+			case slices.Contains(hello.SupportedProtos, identity.RaftALPN):
 				return id.raft, nil
+			case !slices.Contains(hello.SupportedProtos, identity.HubALPN):
+				turns.begin()
 			}
 			id.renewTickets(time.Now())
 			return id.web, nil
 		},
 	})
-	if err := turns.handshake(ctx, conn); err != nil {
+	err := conn.HandshakeContext(ctx)
+	turns.end()
+	if err != nil {
 		return nil, nil, err
 	}
 	state := conn.ConnectionState()
@@ -167,25 +173,31 @@ func (id *portIdentity) renewTickets(now time.Time) {
 	}
 }
 
-// turnConn is a connection whose handshake has a turn whenever it does not wait for the other side.
+// turnConn is a connection whose handshake has a turn, once it has begun to take them, whenever it does not wait for the
+// other side. Only the goroutine that shakes hands uses it until then.
 type turnConn struct {
 	net.Conn
-	turns chan struct{} // nil: the handshake is over
+	turns  chan struct{}
+	taking bool
 }
 
-// handshake completes conn's, which is over c.
-func (c *turnConn) handshake(ctx context.Context, conn *tls.Conn) error {
+// begin waits for a turn.
+func (c *turnConn) begin() {
 	c.turns <- struct{}{}
-	defer func() {
+	c.taking = true
+}
+
+// end gives the turn back, if there is one. None is taken any more.
+func (c *turnConn) end() {
+	if c.taking {
+		c.taking = false
 		<-c.turns
-		c.turns = nil
-	}()
-	return conn.HandshakeContext(ctx)
+	}
 }
 
 // Read implements net.Conn.
 func (c *turnConn) Read(p []byte) (int, error) {
-	if c.turns == nil {
+	if !c.taking {
 		return c.Conn.Read(p)
 	}
 	<-c.turns

@@ -70,8 +70,13 @@ func verifyIssued(leaf, ca *x509.Certificate, at time.Time) error {
 	return nil
 }
 
-// RaftALPN is the protocol hubs negotiate for the replicated log.
-const RaftALPN = "gw-raft/1"
+const (
+	// RaftALPN is the protocol hubs negotiate for the replicated log.
+	RaftALPN = "gw-raft/1"
+	// HubALPN is what a hub offers beside h2 when it calls another. It is never chosen: it tells a hub that is overrun by
+	// edges whom to let in first, before anybody has proven anything.
+	HubALPN = "gw-hub/1"
+)
 
 // RaftServerTLS returns the server side for RaftALPN: like HubTLS, but a hub's client certificate is required.
 func RaftServerTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Certificate) *tls.Config {
@@ -82,10 +87,11 @@ func RaftServerTLS(ca *x509.Certificate, clusterID string, certificate func() *t
 	return c
 }
 
-// HubClientTLS returns the client side of a hub that calls another one with the given protocol, RaftALPN or "h2".
+// HubClientTLS returns the client side of a hub that calls another one with the given protocol, RaftALPN or "h2", beside
+// which HubALPN is offered.
 func HubClientTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Certificate, alpn string) *tls.Config {
 	c := EdgeTLS(ca, clusterID, certificate)
-	c.NextProtos = []string{alpn}
+	c.NextProtos = []string{alpn, HubALPN}
 	c.ClientSessionCache = nil // hubs are few, and prove who they are each time
 	c.VerifyConnection = func(cs tls.ConnectionState) error { return verifyHub(cs, clusterID) }
 	return c
