@@ -34,7 +34,8 @@ func Serve(p Plugin) {
 		GRPCServer: func(o []grpc.ServerOption) *grpc.Server {
 			return grpc.NewServer(append(o, grpc.MaxRecvMsgSize(maxMessage))...)
 		},
-		Logger: hclog.NewNullLogger(),
+		// What keeps the plugin from serving at all is said in gw's log.
+		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Error, Output: os.Stderr}),
 	})
 }
 

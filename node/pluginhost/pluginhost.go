@@ -110,6 +110,7 @@ type Host struct {
 	current *Set                // nil: none yet
 	closed  bool
 	made    string         // what dir made; "": nothing yet
+	lock    *os.File       // held as long as made is there
 	running sync.WaitGroup // of processes
 }
 
@@ -117,13 +118,13 @@ type Host struct {
 func New(c Config) (*Host, error) {
 	h := &Host{c: c, log: c.Logger, pace: c.Pace.orDefault(), procs: map[string]*process{}}
 	h.dir = sync.OnceValues(func() (string, error) {
-		dir, err := os.MkdirTemp("", "gw-plugins-") // mode 0700; near the root, because a socket's path must be short
+		dir, lock, err := makeSocketDir()
 		if err != nil {
 			return "", fmt.Errorf("make the directory of plugins' sockets: %w", err)
 		}
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.made = dir
+		h.made, h.lock = dir, lock
 		return dir, nil
 	})
 	if h.log == nil {
@@ -146,7 +147,9 @@ func (h *Host) Close() error {
 	if h.made == "" {
 		return nil
 	}
-	return os.RemoveAll(h.made)
+	err := errors.Join(os.RemoveAll(h.made), h.lock.Close())
+	h.made = ""
+	return err
 }
 
 // Prepare returns a set of the given plugins, having started those that no set runs yet. The error is resource.Errors if
