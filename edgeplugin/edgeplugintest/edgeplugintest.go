@@ -38,6 +38,8 @@ type Options struct {
 	Name string
 	// Upstream answers requests that the plugin lets pass; nil: status 200 with the request's body.
 	Upstream func(*edgeplugin.EnrichedRequest) *edgeplugin.EnrichedResponse
+	// Runtime is where the plugin is to believe it runs; "": at the hub if it takes payloads and has no hooks, else at an edge.
+	Runtime edgeplugin.Runtime
 	// SendError is what SendToControl returns: nil, or one of edgeplugin's errors.
 	SendError error
 }
@@ -83,7 +85,7 @@ func Initialize(t testing.TB, p edgeplugin.Plugin, o Options) (*Run, error) {
 		r.o.Name = m.Name
 	}
 	side := pluginv1.Side_SIDE_EDGE
-	if m.AcceptsEdgePayloads {
+	if o.Runtime == edgeplugin.RuntimeHub || o.Runtime == "" && m.AcceptsEdgePayloads && len(m.Hooks) == 0 {
 		side = pluginv1.Side_SIDE_HUB
 	}
 	_, err = r.plugin.Initialize(ctx, &pluginv1.InitializeRequest{Config: o.Config, PluginId: o.ID, PluginName: r.o.Name, Side: side})

@@ -1,6 +1,7 @@
-// Command auditlog is a plugin that records who called what, when, and with which outcome, and brings the records to the
-// hub plugin with its ID in batches of at most a second. No body is recorded. It is called on_response; requests that the
-// gateway refused before an upstream was asked are in the access log only.
+// Command auditlog is a plugin that records who called what, when, and with which outcome. It is both sides: at edges it is
+// called on_response and brings records to the hub plugin with its ID in batches of at most a second; as a hub plugin it
+// counts them by day and target in its KV, each exactly once, and appends them to a file if it is told one. No body is
+// recorded. Requests that the gateway refused before an upstream was asked are in the access log only.
 package main
 
 import (
@@ -21,6 +22,7 @@ func main() { edgeplugin.Serve(New()) }
 // Record is one request.
 type Record struct {
 	At        time.Time `json:"at"`
+	Edge      string    `json:"edge,omitempty"` // namespace/ID, in the hub's file
 	RequestID string    `json:"request_id"`
 	App       string    `json:"app,omitempty"`
 	Target    string    `json:"target"`
@@ -31,9 +33,16 @@ type Record struct {
 	Status    int       `json:"status"`
 }
 
+// Count is what the hub side keeps under "2006-01-02/TARGET", in UTC.
+type Count struct {
+	Requests int64 `json:"requests"`
+	Errors   int64 `json:"errors"` // answers from 400 on
+}
+
 // Log is the plugin.
 type Log struct {
 	edgeplugin.BasePlugin
+	keep time.Duration
 	now  func() time.Time
 	file *os.File // a copy as JSON lines; nil: none
 
@@ -46,6 +55,7 @@ type Log struct {
 
 var (
 	_ edgeplugin.ResponseHandler      = (*Log)(nil)
+	_ edgeplugin.EdgePayloadReceiver  = (*Log)(nil)
 	_ edgeplugin.HealthChecker        = (*Log)(nil)
 	_ edgeplugin.ConfigSchemaProvider = (*Log)(nil)
 )
@@ -57,21 +67,30 @@ const (
 
 // New returns the plugin.
 func New() *Log {
-	return &Log{BasePlugin: edgeplugin.NewBasePlugin("auditlog", "1.0.0", "Records who called what."), now: time.Now}
+	return &Log{BasePlugin: edgeplugin.NewBasePlugin("auditlog", "1.0.0", "Records who called what."), keep: 31 * 24 * time.Hour, now: time.Now}
 }
 
 // ConfigSchema describes the settings.
 func (l *Log) ConfigSchema() ([]byte, error) {
 	return []byte(`{"type": "object", "additionalProperties": false, "properties": {
-		"file": {"type": "string", "minLength": 1, "description": "where records are also appended as JSON lines"}}}`), nil
+		"file": {"type": "string", "minLength": 1, "description": "where records are also appended as JSON lines"},
+		"keep": {"type": "string", "pattern": "^[0-9]+(m|h)$", "description": "how long the hub keeps counts, such as 744h"}}}`), nil
 }
 
-// Initialize opens the file and starts sending.
+// Initialize opens the file and, at an edge, starts sending.
 func (l *Log) Initialize(ctx edgeplugin.Context, config map[string]string) (err error) {
 	if path := config["file"]; path != "" {
 		if l.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
 			return err
 		}
+	}
+	if v, ok := config["keep"]; ok {
+		if l.keep, err = time.ParseDuration(v); err != nil {
+			return fmt.Errorf("keep: %w", err)
+		}
+	}
+	if ctx.Runtime == edgeplugin.RuntimeHub {
+		return nil
 	}
 	go func() {
 		t := time.NewTicker(time.Second)
@@ -105,6 +124,55 @@ func (l *Log) OnResponse(_ edgeplugin.Context, resp *edgeplugin.EnrichedResponse
 	}
 	l.records = append(l.records, r)
 	return nil, nil
+}
+
+// AcceptEdgePayload counts a batch of records, and appends them to the file. A batch that the hub's plugin was killed over is
+// counted once, and may be in the file twice: request_id tells.
+func (l *Log) AcceptEdgePayload(ctx edgeplugin.Context, p *edgeplugin.EdgePayload) (bool, error) {
+	if p.Metadata["type"] != "audit_records" {
+		return false, nil
+	}
+	var batch []Record
+	if err := json.Unmarshal(p.Payload, &batch); err != nil {
+		return true, fmt.Errorf("records of edge %s: %w", p.EdgeID, err) // no other receiver could read them either
+	}
+	counts := map[string]Count{}
+	for i := range batch {
+		r := &batch[i]
+		r.Edge = p.EdgeNamespace + "/" + p.EdgeID
+		key := r.At.UTC().Format(time.DateOnly) + "/" + r.Target
+		c := counts[key]
+		c.Requests++
+		if r.Status >= 400 {
+			c.Errors++
+		}
+		counts[key] = c
+	}
+	for key, c := range counts {
+		if err := l.count(ctx, key, c); err != nil {
+			return false, err
+		}
+	}
+	return true, l.write(batch)
+}
+
+func (l *Log) count(ctx edgeplugin.Context, key string, more Count) error {
+	kv := ctx.Services.KV()
+	var c Count
+	b, err := kv.Read(ctx, key)
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil && !errors.Is(err, edgeplugin.ErrNotFound) {
+		return fmt.Errorf("value of %s: %w", key, err)
+	}
+	c.Requests += more.Requests
+	c.Errors += more.Errors
+	if b, err = json.Marshal(c); err != nil {
+		return err
+	}
+	expires := l.now().Add(l.keep)
+	return kv.Write(ctx, key, b, &expires)
 }
 
 // send hands everything recorded to the edge. What was refused is kept.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gw/edgeplugin"
 	"gw/edgeplugin/edgeplugintest"
@@ -30,6 +31,38 @@ func TestRequestsAreRecordedWithoutBodies(t *testing.T) {
 	}
 	b, err := os.ReadFile(file)
 	if err != nil || strings.Count(string(b), "\n") != 2 || strings.Contains(string(b), "s3cret") {
+		t.Errorf("file: %v\n%s", err, b)
+	}
+}
+
+func TestTheHubCountsByDayAndTarget(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "audit.jsonl")
+	edge := edgeplugintest.Start(t, New(), edgeplugintest.Options{})
+	hub := edgeplugintest.Start(t, New(), edgeplugintest.Options{Runtime: edgeplugin.RuntimeHub, Config: map[string]string{"file": file}})
+	day := time.Now().UTC().Format(time.DateOnly)
+	edge.Do(&edgeplugin.EnrichedRequest{RequestID: "r1", Target: "API/a"})
+	edge.Do(&edgeplugin.EnrichedRequest{RequestID: "r2", Target: "API/a"})
+	edge.Do(&edgeplugin.EnrichedRequest{RequestID: "r3", Target: "API/b"})
+	edge.Shutdown()
+	edge.Deliver(hub)
+	if got, want := string(hub.KV()[day+"/API/a"]), `{"requests":2,"errors":0}`; got != want {
+		t.Errorf("API/a: %s, want %s", got, want)
+	}
+	if ok, err := hub.Accept(&edgeplugin.EdgePayload{Payload: []byte(`[{"at":"2026-01-02T03:04:05Z","target":"API/b","status":502}]`), EdgeID: "e", EdgeNamespace: "eu", Metadata: map[string]string{"type": "audit_records"}}); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if got, want := string(hub.KV()["2026-01-02/API/b"]), `{"requests":1,"errors":1}`; got != want {
+		t.Errorf("API/b: %s, want %s", got, want)
+	}
+	if ok, err := hub.Accept(&edgeplugin.EdgePayload{Payload: []byte(`nonsense`), Metadata: map[string]string{"type": "audit_records"}}); !ok || err == nil {
+		t.Errorf("a damaged batch: handled %v, %v", ok, err)
+	}
+	if ok, err := hub.Accept(&edgeplugin.EdgePayload{Payload: []byte(`[]`)}); ok || err != nil {
+		t.Errorf("another's payload: %v, %v", ok, err)
+	}
+	hub.Shutdown()
+	b, err := os.ReadFile(file)
+	if err != nil || strings.Count(string(b), "\n") != 4 || !strings.Contains(string(b), `"edge":"eu/e"`) {
 		t.Errorf("file: %v\n%s", err, b)
 	}
 }
