@@ -35,6 +35,7 @@ type DevConfig struct {
 	UpstreamListen string     `default:"127.0.0.1:8081" placeholder:"ADDR" help:"Address of the sample upstream."`
 	Hubs           int        `default:"1" help:"Hubs to run; all but the first are processes of their own."`
 	Edges          int        `default:"1" help:"Edges to run; all but the first are processes of their own."`
+	Plugins        bool       `help:"Build the example plugins with the Go toolchain and run them: a cache for LLMs and its statistics, an audit log, alerts. They stay in the configuration."`
 	LogLevel       slog.Level `default:"warn" help:"Least level logged: debug, info, warn or error."`
 
 	// Now is the clock; nil: time.Now.
@@ -46,6 +47,7 @@ func (*DevConfig) Examples() string {
 	return `
 gw dev
 gw dev --hubs 3 --edges 3
+gw dev --plugins
 gw dev --data ./try --edge-listen 127.0.0.1:8888`
 }
 
@@ -97,6 +99,11 @@ func runDev(ctx context.Context, c DevConfig, stdout io.Writer, log *slog.Logger
 	if err := d.readFile(); err != nil {
 		return err
 	}
+	if c.Plugins {
+		if err := d.buildPlugins(ctx); err != nil {
+			return err
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	err := d.startHub(ctx, g)
 	if err == nil {
@@ -115,7 +122,7 @@ func runDev(ctx context.Context, c DevConfig, stdout io.Writer, log *slog.Logger
 		err = d.writeFile()
 	}
 	if err == nil {
-		fmt.Fprint(stdout, d.welcome()+d.describeChildren())
+		fmt.Fprint(stdout, d.welcome()+d.describePlugins()+d.describeChildren())
 	}
 	g.Go(func() error { return err })
 	return g.Wait()
@@ -155,7 +162,10 @@ func (d *dev) configure(ctx context.Context) error {
 			return err
 		},
 		func() error {
-			_, err := s.Config.ApplyResources(ctx, d.resources())
+			request, err := d.resources()
+			if err == nil {
+				_, err = s.Config.ApplyResources(ctx, request)
+			}
 			return err
 		},
 		func() error {
@@ -174,16 +184,24 @@ func (d *dev) configure(ctx context.Context) error {
 }
 
 // resources returns the sample configuration as a request.
-func (d *dev) resources() *gwv1.ApplyResourcesRequest {
-	docs, err := resource.Parse("sample", []byte(strings.ReplaceAll(sampleConfiguration, "%s", d.upstream.url())))
+func (d *dev) resources() (*gwv1.ApplyResourcesRequest, error) {
+	text := strings.ReplaceAll(sampleConfiguration, "%s", d.upstream.url())
+	if d.config.Plugins {
+		plugins, err := d.pluginResources()
+		if err != nil {
+			return nil, err
+		}
+		text += "---\n" + plugins
+	}
+	docs, err := resource.Parse("sample", []byte(text))
 	if err != nil {
-		panic(err) // embedded, and read by a test
+		return nil, err // a strange data directory, most likely: the rest is read by a test
 	}
 	req := &gwv1.ApplyResourcesRequest{}
 	for _, doc := range docs {
 		req.Resources = append(req.Resources, doc.Proto())
 	}
-	return req
+	return req, nil
 }
 
 // signIn makes an admin token; if the password that dev.json knows is not the user's any more, it sets a new one.

@@ -181,8 +181,11 @@ func (w *together) propose(t *testing.T, c *gwv1.Command) {
 }
 
 func TestDevConfigurationLoads(t *testing.T) {
-	docs, err := resource.Parse("sample", []byte(strings.ReplaceAll(sampleConfiguration, "%s", "http://127.0.0.1:8081")))
-	if err != nil || len(docs) != 2 {
-		t.Fatalf("%d documents, %v", len(docs), err)
+	sample := strings.ReplaceAll(sampleConfiguration, "%s", "http://127.0.0.1:8081")
+	for text, want := range map[string]int{sample: 2, sample + "---\n" + samplePlugins: 7} {
+		docs, err := resource.Parse("sample", []byte(strings.NewReplacer("$DIR", "/p", "$DATA", "/d", "$UPSTREAM", "http://127.0.0.1:1").Replace(text)))
+		if err != nil || len(docs) != want {
+			t.Errorf("%d documents, %v, want %d", len(docs), err, want)
+		}
 	}
 }

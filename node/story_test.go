@@ -57,8 +57,9 @@ func TestMain(m *testing.M) {
 //	cluster-is VOTERS TOLERANCE         how many hubs vote, and how many of them may fail: cluster-is 3 1
 //	edge start [FLAG…]|kill|stop        an edge; its first start takes a join token from the hub
 //	chat [-stream] MODEL TEXT           asks through the edge with the official SDK and $APP_TOKEN; prints the answer
-//	await SECONDS COMMAND…              repeats chat, edge-did, edge-is, cluster-is, "gw …" or "gw-says REGEXP …", which
-//	                                    looks for a text in what gw prints, until it succeeds
+//	await SECONDS COMMAND…              repeats chat, edge-did, edge-is, cluster-is, "exists FILE", "gw …" or "gw-says
+//	                                    REGEXP …", which looks for a text in what gw prints, until it succeeds
+//	gotool                              lets gw find the Go toolchain's caches, which HOME of a story hides
 //	example NAME…                       builds example plugins into the script's directory
 //	sleep SECONDS                       lets time pass in which nothing is to happen that could be waited for
 //	edge-did TEXT                       whether its timeline has a line with the text
@@ -82,6 +83,7 @@ func TestStories(t *testing.T) {
 			"cluster-is": cmdClusterIs,
 			"fields":     cmdFields,
 			"example":    cmdExample,
+			"gotool":     cmdGoTool,
 			"sleep":      cmdSleep,
 			"expand":     cmdExpand,
 		},
@@ -456,6 +458,9 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 		case "cluster-is":
 			last, err = clusterIs(ts)
 			holds = err == nil && last == strings.Join(args[1:], " ")
+		case "exists":
+			_, err = os.Stat(ts.MkAbs(args[1]))
+			last, holds = "", err == nil
 		case "gw":
 			err = ts.Exec("gw", args[1:]...)
 			last, holds = "", err == nil
@@ -464,7 +469,7 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 			last = ts.ReadFile("stdout")
 			holds = err == nil && regexp.MustCompile(args[1]).MatchString(last)
 		default:
-			ts.Fatalf("await %s: want chat, edge-did, edge-is, cluster-is or gw", args[0])
+			ts.Fatalf("await %s: want chat, edge-did, edge-is, cluster-is, exists or gw", args[0])
 		}
 		if holds == want {
 			ts.Logf("after %v", time.Since(began).Round(time.Millisecond))
@@ -501,7 +506,16 @@ func cmdFields(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdExpand replaces environment variables in files.
+// cmdGoTool is for gw dev --plugins, which builds.
+func cmdGoTool(ts *testscript.TestScript, neg bool, args []string) {
+	for _, name := range []string{"GOCACHE", "GOMODCACHE"} {
+		value, err := exec.Command("go", "env", name).Output()
+		ts.Check(err)
+		ts.Setenv(name, strings.TrimSpace(string(value)))
+	}
+	ts.Setenv("PATH", ts.Getenv("PATH")+string(os.PathListSeparator)+os.Getenv("PATH"))
+}
+
 // cmdExample builds as a user would, with this process's own caches.
 func cmdExample(ts *testscript.TestScript, neg bool, args []string) {
 	for _, name := range args {

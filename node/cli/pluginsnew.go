@@ -66,42 +66,56 @@ func (p *PluginsNew) Run(_ context.Context, c *Context) error {
 
 // write fills a folder that will be known as dir.
 func (p *PluginsNew) write(into, dir string) error {
-	sources := edgeplugin.Sources()
+	if err := WriteSDK(filepath.Join(into, "sdk")); err != nil {
+		return err
+	}
 	fill := strings.NewReplacer("NAME", p.Name, "PATH", path.Join(filepath.ToSlash(dir), p.Name), "ID  ", fmt.Sprintf("%-4d", p.ID))
-	return fs.WalkDir(sources, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.HasSuffix(name, "_test.go") {
-			return err
+	template, err := fs.Sub(edgeplugin.Sources(), "template")
+	if err != nil {
+		return err
+	}
+	return eachFile(template, func(name string, text []byte) error {
+		switch name = strings.TrimSuffix(name, ".txt"); name {
+		case "sdk.mod":
+			return nil // the SDK's own
+		case "go.sum":
+		default:
+			text = []byte(fill.Replace(string(text)))
 		}
-		text, err := fs.ReadFile(sources, name)
-		if err != nil {
-			return err
-		}
-		targets := []string{path.Join("sdk/edgeplugin", name)}
-		if file, ok := strings.CutPrefix(name, "template/"); ok {
-			targets = append(targets, templateTargets(strings.TrimSuffix(file, ".txt"))...)
-		}
-		for i, target := range targets {
-			b := text
-			if i > 0 && !strings.HasSuffix(target, "go.sum") && !strings.HasPrefix(target, "sdk/") {
-				b = []byte(fill.Replace(string(text)))
-			}
-			if err := writeNew(filepath.Join(into, filepath.FromSlash(target)), b); err != nil {
-				return err
-			}
-		}
-		return nil
+		return writeNew(filepath.Join(into, name), text)
 	})
 }
 
-// templateTargets returns where a file of the template goes.
-func templateTargets(file string) []string {
-	switch file {
-	case "sdk.mod":
-		return []string{"sdk/go.mod"}
-	case "go.sum":
-		return []string{"go.sum", "sdk/go.sum"}
-	}
-	return []string{file}
+// WriteSDK writes the SDK's sources into dir, as a module that builds by itself: gw, with edgeplugin, edgeplugintest and
+// the examples. What is in dir is written over.
+func WriteSDK(dir string) error {
+	return eachFile(edgeplugin.Sources(), func(name string, text []byte) error {
+		switch name {
+		case "template/sdk.mod.txt":
+			if err := writeNew(filepath.Join(dir, "go.mod"), text); err != nil {
+				return err
+			}
+		case "template/go.sum.txt":
+			if err := writeNew(filepath.Join(dir, "go.sum"), text); err != nil {
+				return err
+			}
+		}
+		return writeNew(filepath.Join(dir, "edgeplugin", filepath.FromSlash(name)), text)
+	})
+}
+
+// eachFile calls f with every file but tests.
+func eachFile(files fs.FS, f func(name string, text []byte) error) error {
+	return fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		text, err := fs.ReadFile(files, name)
+		if err != nil {
+			return err
+		}
+		return f(name, text)
+	})
 }
 
 func writeNew(file string, text []byte) error {

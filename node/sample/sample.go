@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -21,8 +23,8 @@ const (
 // maxBody bounds what is read of a request.
 const maxBody = 4 << 20
 
-// Handler serves the vendor at /v1/ and the REST API at /orders. Requests to the vendor must carry vendorKey as their
-// bearer token. Answers depend on nothing but the request, less ID and time.
+// Handler serves the vendor at /v1/, the REST API at /orders, failures at /fail and a web hook at /alerts, which lists what
+// it was told. Requests to the vendor must carry vendorKey as their bearer token. Answers depend on nothing but the request, less ID and time.
 func Handler(vendorKey string) http.Handler {
 	mux := http.NewServeMux()
 	v := vendor{key: vendorKey}
@@ -35,6 +37,12 @@ func Handler(vendorKey string) http.Handler {
 	mux.HandleFunc("GET /orders", listOrders)
 	mux.HandleFunc("GET /orders/{id}", getOrder)
 	mux.HandleFunc("POST /orders", createOrder)
+	mux.HandleFunc("/fail", func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "The sample upstream fails here on purpose.", http.StatusServiceUnavailable)
+	})
+	hook := new(webHook)
+	mux.HandleFunc("POST /alerts", hook.take)
+	mux.HandleFunc("GET /alerts", hook.list)
 	return mux
 }
 
@@ -234,4 +242,37 @@ func reply(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(body) // the only error is a caller that went away
+}
+
+const (
+	maxAlerts = 100      // kept
+	maxAlert  = 64 << 10 // bytes of one
+)
+
+// webHook keeps what it is told.
+type webHook struct {
+	mu     sync.Mutex
+	alerts []json.RawMessage
+}
+
+func (h *webHook) take(w http.ResponseWriter, r *http.Request) {
+	alert, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxAlert))
+	if err != nil || !json.Valid(alert) {
+		http.Error(w, "want a JSON document of at most 64 KiB", http.StatusBadRequest)
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.alerts = append(h.alerts, alert)
+	h.alerts = h.alerts[max(0, len(h.alerts)-maxAlerts):]
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (h *webHook) list(w http.ResponseWriter, _ *http.Request) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(append([]json.RawMessage{}, h.alerts...)); err != nil {
+		return // the caller is gone
+	}
 }
