@@ -51,6 +51,7 @@ type HubConfig struct {
 	AdmitStreams      float64       `default:"500" placeholder:"N" help:"Streams that edges may open per second; more are told when to come again. 0: no bound."`
 	AdmitCertificates float64       `default:"200" placeholder:"N" help:"Edges that may enrol or renew their certificates per second. 0: no bound."`
 	AdmitFetches      float64       `default:"1000" placeholder:"N" help:"Releases that edges may fetch from the leader per second; for more they are sent to other hubs. 0: no bound."`
+	Ballast           uint64        `default:"67108864" placeholder:"BYTES" help:"Room to keep in reserve on the disk, at most a twentieth of it, and to give up when it is full, so that the log can be shortened. 0: none."`
 	LogLevel          slog.Level    `default:"info" help:"Least level logged: debug, info, warn or error."`
 
 	// Now is the clock; nil: time.Now.
@@ -240,6 +241,7 @@ func (h *hub) storeConfig(dir string, join bool) raftstore.Config {
 		Logger:          h.log.With("room", "raftstore"),
 		Version:         Version(),
 		Now:             h.config.Now,
+		Ballast:         h.config.Ballast,
 		Bootstrap: func(string) (*gwv1.Bootstrap, error) {
 			b, _, err := rpc.NewBootstrap(h.sealer, h.config.Now())
 			return b, err

@@ -46,6 +46,13 @@ func (p *space) now() (free, total uint64, err error) {
 	return p.free, p.total, p.err
 }
 
+// forget has the next question measured anew.
+func (p *space) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at = time.Time{}
+}
+
 // marks are the low-water mark and the critical one: a tenth of the disk but at most 512 MiB, and 3 % but at most
 // 128 MiB, unless they were set.
 func (p *space) marks(total uint64) (low, critical uint64) {

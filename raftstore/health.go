@@ -34,7 +34,7 @@ func (s *Store) Health() []Check {
 		check("member", false, "is in the configuration", s.checkMember()),
 		check("leader", false, s.leaderDetail(), s.checkLeader()),
 		check("caught_up", false, "has what was committed when it started", s.checkCaughtUp()),
-		check("disk_space", false, mib(s.DiskFree())+" free", s.space.alarm()),
+		check("disk_space", false, mib(s.DiskFree())+" free"+s.ballast.detail(), s.space.alarm()),
 	}
 }
 

@@ -91,6 +91,9 @@ var gauges = []gauge{
 		free, _, err := s.space.now()
 		return float64(free), err == nil
 	}),
+	newGauge("gw_store_ballast_bytes", "Room on the store's disk that is kept in reserve.", func(s *Store) (float64, bool) {
+		return known(s.ballast.bytes())
+	}),
 	newGauge("gw_store_disk_total_bytes", "Size of the store's disk.", func(s *Store) (float64, bool) {
 		_, total, err := s.space.now()
 		return float64(total), err == nil

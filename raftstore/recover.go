@@ -155,7 +155,7 @@ func (s *Store) recover(found Recovery, address string) error {
 	}
 	logs := &logStore{disk: s.place.disk, failed: s.failed, patience: time.Minute}
 	snapshots := &snapshotStore{
-		SnapshotStore: s.place.snapshots, failed: s.failed, metrics: s.metrics, discard: s.place.discard, written: func(uint64) {},
+		SnapshotStore: s.place.snapshots, failed: s.failed, metrics: s.metrics, discard: s.place.discard, written: func(uint64) {}, full: func(error) {},
 	}
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(address))
 	self := raft.Server{ID: raft.ServerID(s.id), Address: raft.ServerAddress(address), Suffrage: raft.Voter}

@@ -23,6 +23,8 @@ type snapshotStore struct {
 	discard func(id string) error
 	// written is told the index of the members' configuration in each snapshot.
 	written func(configuration uint64)
+	// full is told every error of writing one: the disk may be full.
+	full func(error)
 }
 
 // Create implements raft.SnapshotStore.
@@ -30,6 +32,7 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 	membersIndex uint64, t raft.Transport) (raft.SnapshotSink, error) {
 	sink, err := s.SnapshotStore.Create(version, index, term, members, membersIndex, t)
 	if err != nil {
+		s.full(err)
 		return nil, fmt.Errorf("begin a snapshot: %w", err)
 	}
 	return &snapshotSink{SnapshotSink: sink, store: s, sum: sha256.New(), began: time.Now(), members: membersIndex}, nil
@@ -62,6 +65,9 @@ func (s *snapshotSink) Write(b []byte) (int, error) {
 	n, err := s.SnapshotSink.Write(b)
 	s.sum.Write(b[:n])
 	s.size += int64(n)
+	if err != nil {
+		s.store.full(err)
+	}
 	return n, err
 }
 
@@ -73,6 +79,9 @@ func (s *snapshotSink) Cancel() error {
 // Close implements raft.SnapshotSink. Raft calls it a second time.
 func (s *snapshotSink) Close() error {
 	err := s.SnapshotSink.Close()
+	if err != nil {
+		s.store.full(err)
+	}
 	if err != nil || s.ended {
 		s.ended = true
 		return err

@@ -45,6 +45,9 @@ type Config struct {
 	// DiskLow is how many free bytes there must be on the disk for resources to be saved and pushed, DiskCritical for
 	// anything but revoking and removing. 0: a tenth of the disk, at most 512 MiB; 3 % of it, at most 128 MiB.
 	DiskLow, DiskCritical uint64
+	// Ballast is how many bytes, but at most a twentieth of the disk, are kept in reserve in a file, and given up when the
+	// disk is critically full or a snapshot finds no room, so that the log can be shortened. 0: none.
+	Ballast uint64
 
 	// For tests: 0 and nil are what is written in raftConfig, open and found.
 	snapshotThreshold, trailingLogs uint64
@@ -91,6 +94,7 @@ type Store struct {
 	failed    *latch
 	halted    *latch // by Halt, in this process or before
 	space     *space
+	ballast   *ballast
 	metrics   *metrics
 	reads     reads
 	office    office
@@ -127,6 +131,7 @@ func Open(c Config) (s *Store, err error) {
 	if c.diskSpace != nil {
 		s.space.measure = c.diskSpace
 	}
+	s.ballast = newBallast(c.Dir, c.Ballast, s.space, s.log)
 	if err := s.open(); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("open the store in %s: %w", c.Dir, err)
@@ -157,6 +162,9 @@ func (s *Store) open() error {
 	if s.transport, err = s.openTransport(halted); err != nil {
 		return err
 	}
+	if err := s.ballast.settle(); err != nil {
+		s.log.Warn("no room is kept in reserve", "error", err)
+	}
 	alone, err := s.startRaft(halted)
 	if err != nil {
 		return err
@@ -168,6 +176,7 @@ func (s *Store) open() error {
 	}
 	s.tasks.run(s.watchFailure)
 	s.tasks.run(s.follow)
+	s.tasks.run(s.keepBallast)
 	s.tasks.run(func() { s.machine.beacons.run(s.ctx.Done()) })
 	if !alone {
 		return nil
@@ -229,7 +238,7 @@ func (s *Store) startRaft(halted bool) (alone bool, err error) {
 	}
 	snapshots := &snapshotStore{
 		SnapshotStore: s.place.snapshots, failed: s.failed, metrics: s.metrics, discard: s.place.discard,
-		written: s.machine.configured.Store,
+		written: s.machine.configured.Store, full: s.ballast.full,
 	}
 	if kept, err := snapshots.List(); err != nil {
 		return false, err
