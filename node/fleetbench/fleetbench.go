@@ -140,7 +140,7 @@ func Measure(ctx context.Context, c Config) (report *Report, err error) {
 		return nil, err
 	}
 	// The edges' memory is no matter here, and their collector would take the hubs' time.
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	defer debug.SetGCPercent(debug.SetGCPercent(200))
 	b := &bench{Config: c, report: &Report{
 		Edges: c.Edges, Resources: c.Resources, OwnHubs: c.Existing == nil, Hubs: c.Hubs, Scenarios: c.Scenarios, Machine: machine(),
 	}}
