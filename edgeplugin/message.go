@@ -42,7 +42,8 @@ type EnrichedResponse struct {
 	// Body is there if the manifest asks for bodies of answers and the answer doesn't stream.
 	Body        []byte
 	BodyOmitted bool
-	// Streams: the body goes to the caller piece by piece; status and headers can still be changed.
+	// Streams: the body goes to the caller piece by piece; status and headers can still be changed. So go event streams, and
+	// answers whose length is unknown, unless the manifest asks for bodies and they are documents (JSON, XML, text).
 	Streams bool
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"gw/edgeplugin/pluginv1"
 )
@@ -28,19 +29,19 @@ func (x *exchange) wantsAnswerBody() bool {
 // onResponse shows the answer to the target's plugins before any of it is returned, and does what they say. over: the
 // caller has been answered.
 func (x *exchange) onResponse(f *flow, resp *http.Response) (out outcome, over bool) {
-	f.chunks = f.streams && len(x.target.hooks.chunk) > 0
-	if f.chunks {
-		delete(resp.Header, "Content-Length")
-	}
 	chain := x.target.hooks.response
-	if len(chain) == 0 {
-		return complete, false
-	}
-	shown := &pluginv1.Response{Request: x.shown(), StatusCode: int32(resp.StatusCode), Streams: f.streams}
 	body, whole, err := x.answerBody(f, resp)
 	if err != nil {
 		return x.brokenWhole(err), true
 	}
+	f.chunks = f.streams && len(x.target.hooks.chunk) > 0
+	if f.chunks {
+		delete(resp.Header, "Content-Length")
+	}
+	if len(chain) == 0 {
+		return complete, false
+	}
+	shown := &pluginv1.Response{Request: x.shown(), StatusCode: int32(resp.StatusCode), Streams: f.streams}
 	for _, i := range chain {
 		d, err := x.askAbout(i, shown, resp, body, whole)
 		switch {
@@ -99,28 +100,92 @@ func (x *exchange) askAbout(i int, shown *pluginv1.Response, resp *http.Response
 // maxAnswerBody is the largest answer that is read whole for plugins.
 const maxAnswerBody = 4 << 20
 
-// answerBody reads the answer's body if a plugin wants it and it does not stream; whole: it is there. Usage is looked for
-// in what the upstream sent, whatever plugins make of it.
+// answerBody reads the answer's body if a plugin wants it and it does not stream; whole: it is there. One of unknown length
+// streams unless it is a document, which many vendors send that way: then it is read, and flows on if it is too large.
 func (x *exchange) answerBody(f *flow, resp *http.Response) (body []byte, whole bool, err error) {
-	if f.streams || resp.ContentLength <= 0 || resp.ContentLength > maxAnswerBody || x.r.Method == http.MethodHead || !x.wantsAnswerBody() {
+	known := resp.ContentLength > 0 && resp.ContentLength <= maxAnswerBody && !f.streams
+	if !known && (resp.ContentLength >= 0 || f.events || !isDocument(mediaType(resp.Header))) {
 		return nil, false, nil
 	}
-	if !x.takeMemory(int(resp.ContentLength)) {
-		return nil, false, errOverloaded
+	if x.r.Method == http.MethodHead || !x.wantsAnswerBody() {
+		return nil, false, nil
 	}
-	body = make([]byte, resp.ContentLength)
-	x.dog.watch(waitUpstream)
-	_, err = io.ReadFull(resp.Body, body)
-	x.dog.watch(waitNothing)
+	if known {
+		body, err = x.readKnown(resp)
+		whole = true
+	} else {
+		body, whole, err = x.readUpTo(resp.Body, maxAnswerBody)
+	}
 	if err != nil {
-		return nil, false, fmt.Errorf("read answer: %w", err)
+		return nil, false, err
 	}
-	if f.scans {
+	if !whole {
+		resp.Body = prefixed{io.MultiReader(bytes.NewReader(body), resp.Body), resp.Body}
+		return nil, false, nil
+	}
+	f.streams = false
+	if f.scans { // usage is looked for in what the upstream sent, whatever plugins make of it
 		x.scan.Write(body) // never fails
 		f.scans = false
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	return body, true, nil
+}
+
+// isDocument reports whether an answer of a media type is made to be read as a whole.
+func isDocument(kind string) bool {
+	switch {
+	case kind == "application/json", kind == "application/xml":
+		return true
+	case strings.HasSuffix(kind, "+json"), strings.HasSuffix(kind, "+xml"):
+		return kind != "application/stream+json"
+	}
+	return strings.HasPrefix(kind, "text/") && kind != "text/event-stream"
+}
+
+// prefixed is a body of which the beginning has been read.
+type prefixed struct {
+	io.Reader
+	io.Closer
+}
+
+// readKnown reads a body whose length is known.
+func (x *exchange) readKnown(resp *http.Response) ([]byte, error) {
+	if !x.takeMemory(int(resp.ContentLength)) {
+		return nil, errOverloaded
+	}
+	body := make([]byte, resp.ContentLength)
+	x.dog.watch(waitUpstream)
+	_, err := io.ReadFull(resp.Body, body)
+	x.dog.watch(waitNothing)
+	if err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	return body, nil
+}
+
+// readUpTo reads a body to its end, or until it has more than limit bytes: then whole is false, and body is how it begins.
+func (x *exchange) readUpTo(from io.Reader, limit int) (body []byte, whole bool, err error) {
+	defer x.dog.watch(waitNothing)
+	for len(body) <= limit {
+		if len(body) == cap(body) {
+			more := max(copyBuffer, cap(body))
+			if !x.takeMemory(more) {
+				return nil, false, errOverloaded
+			}
+			body = append(make([]byte, 0, cap(body)+more), body...)
+		}
+		x.dog.watch(waitUpstream)
+		n, err := from.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		if err == io.EOF {
+			return body, len(body) <= limit, nil
+		}
+		if err != nil {
+			return nil, false, fmt.Errorf("read answer: %w", err)
+		}
+	}
+	return body, false, nil
 }
 
 var errOverloaded = errors.New("no memory is left for the answer")

@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"google.golang.org/protobuf/proto"
 
 	"gw/edgeplugin/pluginv1"
 )
@@ -248,6 +252,45 @@ func TestAFailingPluginFailsAsItsResourceSays(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Vendors often send documents without saying how long they are.
+func TestADocumentOfUnknownLengthIsShownWhole(t *testing.T) {
+	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", r.URL.Query().Get("type"))
+		size, _ := strconv.Atoi(r.URL.Query().Get("size"))
+		for sent := 0; sent < size; sent += 50_000 {
+			_, _ = io.WriteString(w, strings.Repeat("x", min(50_000, size-sent)))
+			_ = http.NewResponseController(w).Flush()
+		}
+	})
+	var shown *pluginv1.Response
+	p := &scripted{limit: 4 << 20, response: func(_ int, r *pluginv1.Response) (*pluginv1.Decision, error) {
+		shown = proto.CloneOf(r)
+		return &pluginv1.Decision{}, nil
+	}}
+	e := startPlugins(t, p, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+up+"}]")+pluginOf("p", 1, "hooks: [on_response]"))
+	for _, c := range []struct {
+		kind           string
+		size           int
+		whole, streams bool
+	}{
+		{"application/json", 100_000, true, false},
+		{"application/problem+json; charset=utf-8", 10, true, false},
+		{"text/plain", 4 << 20, true, false},
+		{"application/json", 4<<20 + 1, false, true},
+		{"text/event-stream", 100_000, false, true},
+		{"application/x-ndjson", 100_000, false, true},
+		{"application/octet-stream", 100_000, false, true},
+	} {
+		r := send(t, "GET", fmt.Sprintf("%s/a?size=%d&type=%s", e.url, c.size, url.QueryEscape(c.kind)), "")
+		if r.status != 200 || len(r.body) != c.size {
+			t.Errorf("%s of %d bytes: %d bytes arrived, status %d", c.kind, c.size, len(r.body), r.status)
+		}
+		if whole := len(shown.Body) == c.size; whole != c.whole || shown.Streams != c.streams || shown.BodyOmitted == c.whole {
+			t.Errorf("%s of %d bytes: %d shown, omitted %v, streams %v", c.kind, c.size, len(shown.Body), shown.BodyOmitted, shown.Streams)
+		}
 	}
 }
 
