@@ -121,7 +121,7 @@ func TestE6_09LeadershipThatMovesOnShowsNoEdgeAsLost(t *testing.T) {
 	}
 	for i, next := range []int{1, 2, 0} {
 		began := time.Now()
-		must(t, hubs[(next+2)%3].store.TransferLeadership(t.Context(), hubs[next].id))
+		hubs[(next+2)%3].handOver(hubs[next])
 		eventually(t, "the new leader's grace period has begun", func() bool {
 			return hubs[next].store.Leading() && hubs[next].fleet.LeaderSince().After(began)
 		})
@@ -167,7 +167,7 @@ func TestARevokedEdgeIsRefusedThroughAFollowerAndByTheNextLeader(t *testing.T) {
 			refused(t, err, connect.CodePermissionDenied, ReasonRevoked, "")
 		})
 	}
-	must(t, leader.store.TransferLeadership(t.Context(), hubs[2].id))
+	leader.handOver(hubs[2])
 	direct, _ = hubs[2].asEdge(edge)
 	eventually(t, "the next leader answers", func() bool {
 		_, err := direct.Heartbeat(t.Context(), beat)
@@ -195,7 +195,7 @@ func TestStreamsEndWithTheLeadership(t *testing.T) {
 		streams[name] = s
 	}
 	before := time.Now()
-	must(t, leader.store.TransferLeadership(t.Context(), hubs[2].id))
+	leader.handOver(hubs[2])
 	for name, s := range streams {
 		for s.Receive() {
 		}

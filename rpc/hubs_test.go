@@ -438,6 +438,19 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// handOver has a leader hand leadership over. One that has just begun to lead may not know yet who is caught up.
+func (h *testHub) handOver(to *testHub) {
+	h.t.Helper()
+	eventually(h.t, "the leader finds its heir caught up", func() bool {
+		err := h.store.TransferLeadership(h.t.Context(), to.id)
+		if errors.Is(err, raftstore.ErrMembership) {
+			return false
+		}
+		must(h.t, err)
+		return true
+	})
+}
+
 // user makes a user with a bearer token, at the leader.
 func (h *testHub) user(name string, role Role) string {
 	h.t.Helper()
