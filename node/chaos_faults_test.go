@@ -115,8 +115,8 @@ func (f *trial) disturbEdge(e *edgeProcess) {
 // fillDisk leaves no room on an edge's small disk. Perhaps the edge is killed meanwhile; then it may start with what it
 // could save last.
 func (f *trial) fillDisk(e *edgeProcess) {
-	ballast, from := filepath.Join(e.dir, "ballast"), f.now()
-	if err := os.WriteFile(ballast, nil, 0o600); err != nil {
+	filler, from := filepath.Join(e.dir, "filler"), f.now()
+	if err := os.WriteFile(filler, nil, 0o600); err != nil {
 		f.t.Fatal(err)
 	}
 	fill(f.t, e.dir)
@@ -125,7 +125,7 @@ func (f *trial) fillDisk(e *edgeProcess) {
 		if kill {
 			e.kill()
 		}
-		if err := os.Remove(ballast); err != nil {
+		if err := os.Remove(filler); err != nil {
 			f.t.Error(err)
 		}
 		if kill {

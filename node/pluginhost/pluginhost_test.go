@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -358,10 +359,11 @@ func TestTheEnvironmentIsScrubbed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(d.ResponseBody)) {
+	// Lines of a certificate have no names.
+	listed := regexp.MustCompile(`(?s)-----BEGIN .*?-----END [A-Z ]+-----`).ReplaceAllString(string(d.ResponseBody), "")
+	for line := range strings.Lines(listed) {
 		name, _, ok := strings.Cut(line, "=")
-		if ok && name != "PATH" && name != "HOME" && name != "TMPDIR" && name != "GW_TEST_GIVEN" && name != "GW_PLUGIN" && !strings.HasPrefix(name, "PLUGIN_") &&
-			!strings.Contains(line, "==") && len(name) < 40 { // lines of a certificate have no names
+		if ok && name != "PATH" && name != "HOME" && name != "TMPDIR" && name != "GW_TEST_GIVEN" && name != "GW_PLUGIN" && !strings.HasPrefix(name, "PLUGIN_") {
 			t.Errorf("the plugin has %s", name)
 		}
 	}
