@@ -330,7 +330,7 @@ func TestPushWantsRemovalConfirmed(t *testing.T) {
 	l.ok(change1(edit("x", "only", "1")))
 	l.ok(pushOf(l.State, "x"))
 	l.ok(change1(gone("x", "only")))
-	l.ok(pushOf(l.State, "x")) // the only one: one resource is no landslide
+	l.refuses(pushOf(l.State, "x"), conditionRef, "confirm_removal") // the only one is all there is
 }
 
 func TestPushIsBounded(t *testing.T) {

@@ -264,7 +264,7 @@ func (x *change) problems(p *plan, confirmed, breakGlass bool) (found []*problem
 			}
 		}
 	}
-	if p.current != nil && !confirmed && p.deleted >= 2 && 2*int(p.deleted) > p.current.Len() {
+	if p.current != nil && !confirmed && 2*int(p.deleted) > p.current.Len() {
 		add(4, gwv1.RefusalCode_REFUSAL_CODE_PRECONDITION, &gwv1.Violation{Code: "confirm_removal",
 			Message:  fmt.Sprintf("%s would lose %d of %d resources", p.namespace, p.deleted, p.current.Len()),
 			Expected: "an explicit confirmation"})
