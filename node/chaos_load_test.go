@@ -314,6 +314,19 @@ func (l *load) accepted() int {
 	return len(l.acks)
 }
 
+// leastCalls is how many writes and how many reads a history has to have.
+const leastCalls = 20
+
+// enough is nil once the load has done so much. Of its calls each is a read or a write by chance.
+func (l *load) enough() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.acks) < leastCalls || l.reads < leastCalls {
+		return fmt.Errorf("%d writes, %d reads", len(l.acks), l.reads)
+	}
+	return nil
+}
+
 // awaitAccepted waits until so many more writes are acknowledged.
 func (l *load) awaitAccepted(more int, limit time.Duration) time.Duration {
 	l.c.t.Helper()
@@ -346,6 +359,7 @@ func (l *load) longestGap(since time.Time) time.Duration {
 // state. The cluster is to be whole.
 func (l *load) judge() {
 	l.c.t.Helper()
+	l.c.await(healed, "the load has done enough to prove something", l.enough)
 	l.end()
 	for _, h := range l.c.up() {
 		took := l.c.awaitWrite(h, healed)
@@ -439,7 +453,7 @@ func (l *load) judgeRegisters() {
 	}
 	l.c.t.Logf("%d calls checked: %d reads; of writes %d acknowledged, %d refused, %d not proposed, %d unknown",
 		calls, l.reads, l.outcomes[done], l.outcomes[refused], l.outcomes[notProposed], l.outcomes[unknown])
-	if l.outcomes[done] < 20 || l.reads < 20 {
+	if l.outcomes[done] < leastCalls || l.reads < leastCalls {
 		l.c.t.Error("the load did too little to prove anything")
 	}
 }
