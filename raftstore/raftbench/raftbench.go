@@ -2,6 +2,7 @@
 package raftbench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -89,7 +90,7 @@ func quantile[T any](sorted []T, q float64) (v T) {
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
-func median(list []float64) float64 {
+func median[T cmp.Ordered](list []T) T {
 	sorted := slices.Sorted(slices.Values(list))
 	return quantile(sorted, 0.5)
 }

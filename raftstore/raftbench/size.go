@@ -60,7 +60,7 @@ func size(ctx context.Context, c Config, w io.Writer) (err error) {
 	return err
 }
 
-// snapshots measures one by itself, and writes with and without snapshots being taken all the time.
+// snapshots measures one by itself, and what writes notice of one.
 func snapshots(ctx context.Context, c Config, s *raftstore.Store, t io.Writer) error {
 	spec := bytes.Repeat([]byte("x"), 900)
 	write := func(ctx context.Context, n int64) error {
@@ -81,37 +81,38 @@ func snapshots(ctx context.Context, c Config, s *raftstore.Store, t io.Writer) e
 	}
 	fmt.Fprintf(t, "  snapshot, read back\t%v, %.1f MiB\n", took.Round(time.Millisecond), float64(size)/(1<<20))
 
-	before, err := spend(ctx, 16, 2*c.Turn, write)
+	before, during, err := aroundSnapshots(took, func(long time.Duration) (turn, error) { return spend(ctx, 16, long, write) },
+		func() error { return s.Snapshot(ctx) })
 	if err != nil {
 		return err
 	}
-	during, taken, err := whileSnapshots(ctx, s, func(ctx context.Context) (turn, error) { return spend(ctx, 16, 2*c.Turn, write) })
-	if err != nil {
-		return err
-	}
-	a, b := quantile(before.latency, 0.99), quantile(during.latency, 0.99)
-	fmt.Fprintf(t, "  p99 of writes by 16 writers\t%.1f ms; while %d snapshots were taken %.1f ms (%.2f×)\n",
-		1e3*a.Seconds(), taken, 1e3*b.Seconds(), b.Seconds()/a.Seconds())
+	fmt.Fprintf(t, "  p99 of writes by 16 writers\t%.1f ms over the %v before a snapshot, %.1f ms over as long from when it begins (%.2f×; medians of %d)\n",
+		1e3*before.Seconds(), took.Round(time.Millisecond), 1e3*during.Seconds(), during.Seconds()/before.Seconds(), snapshotRounds)
 	return nil
 }
 
-// whileSnapshots runs work while one snapshot follows the other.
-func whileSnapshots(ctx context.Context, s *raftstore.Store, work func(context.Context) (turn, error)) (t turn, taken int, err error) {
-	again, stop := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() {
-		for again.Err() == nil {
-			if err := s.Snapshot(ctx); err != nil { // the last one is seen through
-				done <- err
-				return
-			}
-			taken++
+// snapshotRounds is how many snapshots are taken under writes, one at a time.
+const snapshotRounds = 5
+
+// aroundSnapshots has work done for as long as a snapshot takes by itself, and again from when one begins, and returns the
+// medians of the p99 of both.
+func aroundSnapshots(took time.Duration, work func(time.Duration) (turn, error), snapshot func() error) (before, during time.Duration, err error) {
+	var quiet, busy []time.Duration
+	for range snapshotRounds {
+		t, err := work(took)
+		if err != nil {
+			return 0, 0, err
 		}
-		done <- nil
-	}()
-	t, err = work(ctx)
-	stop()
-	return t, taken, errors.Join(err, <-done)
+		quiet = append(quiet, quantile(t.latency, 0.99))
+		done := make(chan error, 1)
+		go func() { done <- snapshot() }()
+		t, err = work(took)
+		if err := errors.Join(err, <-done); err != nil {
+			return 0, 0, err
+		}
+		busy = append(busy, quantile(t.latency, 0.99))
+	}
+	return median(quiet), median(busy), nil
 }
 
 // populated is a state with so many tokens and resources.
