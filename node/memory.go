@@ -18,25 +18,7 @@ const (
 	// hubGC is GOGC of a hub: connections are many and live long, and hold most of its memory, so that a collector that
 	// lets the heap double would double what each of them costs.
 	hubGC = 50
-	// burstGC is GOGC while so much comes at once, such as a fleet that lost its leader, that the collector would take a
-	// quarter of the processor. More would tear larger holes among what stays, which no collection closes: at 150 an edge
-	// costs a third more memory for as long as it is connected.
-	burstGC = 80
-	// paceEvery is how often that is looked for, and burstCycles how many collections in that time mean it.
-	paceEvery   = time.Second
-	burstCycles = 3
 )
-
-// percentFor returns GOGC for the time to come, after that many collections in the last paceEvery under the current one.
-func percentFor(current int, cycles uint64) int {
-	switch {
-	case cycles >= burstCycles:
-		return burstGC
-	case cycles == 0:
-		return hubGC
-	}
-	return current
-}
 
 // heap is what the collector tells of the heap.
 type heap struct {
@@ -66,42 +48,24 @@ func readHeap() heap {
 // keepLean gives memory back to the system after something has taken much of it for a moment, such as a password's
 // hashing or a fleet that came back, until ctx ends. Left alone the collector keeps it for minutes.
 func keepLean(ctx context.Context) {
-	pace := time.NewTicker(paceEvery)
-	defer pace.Stop()
-	paced, percent := pace.C, hubGC
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(percent)
-	} else {
-		paced = nil // who runs it has chosen
+		debug.SetGCPercent(hubGC)
 	}
 	look := time.NewTicker(trimEvery)
 	defer look.Stop()
 	soon := time.After(2 * time.Second) // what starting has left behind
-	seen := readHeap().cycles
-	for last := readHeap(); ; {
+	for last := readHeap(); ; last = readHeap() {
+		started := false
 		select {
 		case <-ctx.Done():
 			return
-		case <-paced:
-			cycles := readHeap().cycles
-			if next := percentFor(percent, cycles-seen); next != percent {
-				percent = next
-				debug.SetGCPercent(percent)
-			}
-			seen = cycles
 		case <-soon:
-			giveBack()
-			last = readHeap()
+			started = true
 		case <-look.C:
-			if readHeap().wasteful(last) {
-				giveBack()
-			}
-			last = readHeap()
+		}
+		if started || readHeap().wasteful(last) {
+			debug.FreeOSMemory()
+			dropText()
 		}
 	}
-}
-
-func giveBack() {
-	debug.FreeOSMemory()
-	dropText()
 }

@@ -26,18 +26,6 @@ func TestAHubGivesBackWhatItHoldsInVain(t *testing.T) {
 	}
 }
 
-func TestTheCollectorTakesItsTimeWhileMuchComesAtOnce(t *testing.T) {
-	percent := hubGC
-	for i, c := range []struct {
-		cycles uint64
-		want   int
-	}{{0, hubGC}, {2, hubGC}, {7, burstGC}, {2, burstGC}, {1, burstGC}, {0, hubGC}} {
-		if percent = percentFor(percent, c.cycles); percent != c.want {
-			t.Fatalf("second %d: GOGC %d, want %d", i, percent, c.want)
-		}
-	}
-}
-
 var garbage []byte // that the compiler can't do without
 
 func TestTheHeapIsRead(t *testing.T) {
