@@ -73,6 +73,10 @@ func newServer(p Plugin, alone bool, dial func(uint32) (grpc.ClientConnInterface
 	return s
 }
 
+// failure is an author's error as gw is to see it. It has no code of its own: the codes of gRPC say how the call went, and
+// an author's context.DeadlineExceeded, from a call of the plugin's own, would be taken for the plugin's silence.
+func failure(err error) error { return status.Error(codes.Unknown, err.Error()) }
+
 // call returns the context of one call.
 func (s *server) call(ctx context.Context) (Context, error) {
 	base := s.base.Load()
@@ -169,7 +173,7 @@ func (s *server) request(ctx context.Context, hook pluginv1.Hook, r *pluginv1.Re
 	}
 	answer, err := f(c, requestOf(r))
 	if err != nil {
-		return nil, err
+		return nil, failure(err)
 	}
 	return decisionOf(answer, false), nil
 }
@@ -186,7 +190,7 @@ func (s *server) OnResponse(ctx context.Context, r *pluginv1.Response) (*pluginv
 	answer, err := s.onResponse(c, &EnrichedResponse{Request: requestOf(r.GetRequest()), StatusCode: int(r.StatusCode),
 		Headers: headersOf(r.Headers), Body: r.Body, BodyOmitted: r.BodyOmitted, Streams: r.Streams})
 	if err != nil {
-		return nil, err
+		return nil, failure(err)
 	}
 	return decisionOf(answer, true), nil
 }
@@ -202,7 +206,7 @@ func (s *server) OnStreamChunk(ctx context.Context, r *pluginv1.StreamChunk) (*p
 	}
 	d, err := s.onChunk(c, &StreamChunk{RequestID: r.RequestId, Target: r.Target, Sequence: r.Sequence, Data: r.Data})
 	if err != nil {
-		return nil, err
+		return nil, failure(err)
 	}
 	if d == nil {
 		d = &StreamChunkResponse{}

@@ -19,6 +19,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"gw/edgeplugin/pluginv1"
 	"gw/rpc/resource"
 )
@@ -195,6 +198,46 @@ func TestAPluginIsAsked(t *testing.T) {
 	st := h.States()
 	if len(st) != 1 || st[0].Phase != Running || st[0].Version != "1.2.3" || st[0].Calls != 4 || st[0].Failures != 1 || !st[0].Accepts || st[0].P99 < st[0].P50 || st[0].PID == 0 {
 		t.Errorf("states %+v", st)
+	}
+}
+
+func TestAnErrorOfThePluginIsTakenForNothingElse(t *testing.T) {
+	h := newHost(t, Config{})
+	s := adopt(t, h, testPlugin(nil))
+	pid := h.States()[0].PID
+	for do, want := range map[string]string{
+		"fail late":        "ask the database: context deadline exceeded",
+		"fail canceled":    "context canceled",
+		"fail unavailable": "the database is away",
+		"fail exhausted":   "the database is full",
+	} {
+		for range maxMissed {
+			_, err := ask(t, s, do, "")
+			if err == nil || !strings.HasPrefix(err.Error(), "the plugin says: ") || !strings.Contains(err.Error(), want) ||
+				errors.Is(err, ErrTooSlow) || errors.Is(err, ErrCrashed) || errors.Is(err, ErrTooMuch) {
+				t.Fatalf("%s: got %v, want the plugin's own words %q", do, err, want)
+			}
+		}
+	}
+	if st := h.States()[0]; st.PID != pid || st.Restarts != 0 {
+		t.Errorf("state %+v, want the process with pid %d", st, pid)
+	}
+}
+
+func TestOnlyTheHostsOwnClockMakesACallLate(t *testing.T) {
+	p := &process{}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	inst := &instance{hung: make(chan struct{})}
+	for range maxMissed { // as of a plugin that is not written with edgeplugin
+		if err := p.failed(ctx, inst, status.Error(codes.DeadlineExceeded, "the database is slow")); errors.Is(err, ErrTooSlow) || !strings.Contains(err.Error(), "the database is slow") {
+			t.Fatalf("got %v", err)
+		}
+	}
+	select {
+	case <-inst.hung:
+		t.Error("the plugin is taken to hang")
+	default:
 	}
 }
 

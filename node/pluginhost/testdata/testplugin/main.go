@@ -13,6 +13,8 @@ import (
 	"time"
 
 	goplugin "github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"gw/edgeplugin"
 )
@@ -110,6 +112,14 @@ func (p *plugin) HandlePreAuth(ctx edgeplugin.Context, req *edgeplugin.EnrichedR
 		return &edgeplugin.PluginResponse{Modified: true, Headers: map[string]string{"X-Seen": fmt.Sprint(len(req.Body))}}, nil
 	case "fail":
 		return nil, errors.New("I don't feel like it")
+	case "fail late":
+		return nil, fmt.Errorf("ask the database: %w", context.DeadlineExceeded)
+	case "fail canceled":
+		return nil, context.Canceled
+	case "fail unavailable":
+		return nil, status.Error(codes.Unavailable, "the database is away")
+	case "fail exhausted":
+		return nil, status.Error(codes.ResourceExhausted, "the database is full")
 	case "env":
 		return &edgeplugin.PluginResponse{Block: true, StatusCode: 200, ResponseBody: []byte(strings.Join(os.Environ(), "\n"))}, nil
 	case "send":
