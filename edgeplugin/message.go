@@ -6,7 +6,8 @@ type EnrichedRequest struct {
 	// RequestID names the request in gw's access log.
 	RequestID string
 	Method    string
-	// Path is as it was sent, without the query, which is Query.
+	// Path is as it was sent, without the query, which is Query. Bytes that are no UTF-8 are escaped ("%FF") in both, and
+	// elsewhere replaced by U+FFFD.
 	Path, Query string
 	Host        string
 	// RemoteAddress is the address and port of the caller's connection.

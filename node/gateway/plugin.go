@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -132,11 +133,12 @@ func (x *exchange) askOne(i int, hook pluginv1.Hook) (*pluginv1.Decision, error)
 	return d, err
 }
 
-// shown returns the request as plugins see it, without its body. Tokens of the gateway are not shown.
+// shown returns the request as plugins see it, without its body. Tokens of the gateway are not shown. Callers may send any
+// bytes, but what isn't UTF-8 can't be told a plugin, and whoever sends it must not get by unseen.
 func (x *exchange) shown() *pluginv1.Request {
 	r := &pluginv1.Request{
-		RequestId: x.id, Method: x.r.Method, Path: x.path, Query: x.r.URL.RawQuery, Host: x.r.Host, RemoteAddress: x.r.RemoteAddr,
-		Headers: shownHeaders(x.r.Header), Target: x.target.ref, Model: x.model,
+		RequestId: x.id, Method: x.r.Method, Path: escapeInvalid(x.path), Query: escapeInvalid(x.r.URL.RawQuery), Host: validText(x.r.Host),
+		RemoteAddress: x.r.RemoteAddr, Headers: shownHeaders(x.r.Header), Target: x.target.ref, Model: validText(x.model),
 	}
 	if x.app != nil {
 		r.App = &pluginv1.App{Id: x.app.ID, Name: x.app.Name}
@@ -150,13 +152,33 @@ func shownHeaders(h http.Header) []*pluginv1.Header {
 		if holdsToken(name, values) {
 			continue
 		}
-		header := &pluginv1.Header{Name: strings.ToValidUTF8(name, "\uFFFD"), Values: make([]string, len(values))}
+		header := &pluginv1.Header{Name: validText(name), Values: make([]string, len(values))}
 		for i, v := range values {
-			header.Values[i] = strings.ToValidUTF8(v, "\uFFFD")
+			header.Values[i] = validText(v)
 		}
 		headers = append(headers, header)
 	}
 	return headers
+}
+
+func validText(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+
+// escapeInvalid escapes the bytes of a path or query that are no UTF-8, so that it still means the same, and nothing else.
+func escapeInvalid(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		if r, n := utf8.DecodeRuneInString(s[i:]); r != utf8.RuneError || n > 1 {
+			b.WriteString(s[i : i+n])
+			i += n
+			continue
+		}
+		fmt.Fprintf(&b, "%%%02X", s[i])
+		i++
+	}
+	return b.String()
 }
 
 // showBody reads the request's body for a plugin that wants bodies of up to limit bytes.

@@ -50,6 +50,9 @@ func (s *scripted) note(what string) {
 
 func (s *scripted) Request(_ context.Context, i int, hook pluginv1.Hook, r *pluginv1.Request) (*pluginv1.Decision, error) {
 	s.note(fmt.Sprintf("%d %s", i, strings.TrimPrefix(hook.String(), "HOOK_")))
+	if _, err := proto.Marshal(r); err != nil {
+		return nil, err
+	}
 	if s.request == nil {
 		return &pluginv1.Decision{}, nil
 	}
@@ -58,6 +61,9 @@ func (s *scripted) Request(_ context.Context, i int, hook pluginv1.Hook, r *plug
 
 func (s *scripted) Response(_ context.Context, i int, r *pluginv1.Response) (*pluginv1.Decision, error) {
 	s.note(fmt.Sprintf("%d ON_RESPONSE", i))
+	if _, err := proto.Marshal(r); err != nil {
+		return nil, err
+	}
 	if s.response == nil {
 		return &pluginv1.Decision{}, nil
 	}
@@ -134,6 +140,40 @@ func TestAPluginSeesTheRequestButNoToken(t *testing.T) {
 	send(t, "POST", e.url+"/a", "larger than the limit", "Authorization", "Bearer "+token).want(t, 200, "")
 	if !seen.BodyOmitted || seen.Body != nil {
 		t.Errorf("a body beyond the limit: omitted %v, %q", seen.BodyOmitted, seen.Body)
+	}
+}
+
+func TestBytesThatAreNoTextReachPluginsAllTheSame(t *testing.T) {
+	var seen *pluginv1.Request
+	p := &scripted{response: func(_ int, r *pluginv1.Response) (*pluginv1.Decision, error) {
+		seen = r.Request
+		return &pluginv1.Decision{}, nil
+	}}
+	up := echo(t)
+	e := startPlugins(t, p, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+up+"}]")+llmOf("m", "base_url: "+up)+
+		pluginOf("p", 1, "hooks: [pre_auth, post_auth, on_response]\non_failure: closed"))
+	raw := func(text string) reply {
+		t.Helper()
+		seen = nil
+		_, r := e.dial(t, text)
+		got := answer(t, r)
+		if got.want(t, 200, ""); seen == nil {
+			t.Fatal("no plugin was asked")
+		}
+		return got
+	}
+	raw("GET /a/\xff%2f\u00fc\uFFFD?x=\xe0\x80&y=%fe\xff HTTP/1.1\r\nHost: x\r\nX-Text: \xff\r\n\r\n")
+	if seen.Path != "/a/%FF%2f\u00fc\uFFFD" || seen.Query != "x=%E0%80&y=%fe%FF" {
+		t.Errorf("seen %v", seen)
+	}
+	raw("GET http://h\xfe/a HTTP/1.1\r\nHost: x\r\n\r\n")
+	if seen.Host != "h\uFFFD" {
+		t.Errorf("seen %v", seen)
+	}
+	body := "{\"model\":\"m/a\xff\"}"
+	raw("POST /v1/x HTTP/1.1\r\nHost: x\r\nApi-Key: " + e.tokens.issue("*") + fmt.Sprintf("\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+	if seen.Model != "a\uFFFD" {
+		t.Errorf("model %q", seen.Model)
 	}
 }
 
