@@ -7,7 +7,7 @@ import (
 )
 
 func requestOf(r *pluginv1.Request) *EnrichedRequest {
-	e := &EnrichedRequest{RequestID: r.GetRequestId(), Method: r.GetMethod(), Path: r.GetPath(), Query: r.GetQuery(), Host: r.GetHost(),
+	e := &EnrichedRequest{RequestID: r.GetRequestId(), ExchangeID: r.GetExchangeId(), Method: r.GetMethod(), Path: r.GetPath(), Query: r.GetQuery(), Host: r.GetHost(),
 		RemoteAddress: r.GetRemoteAddress(), Headers: headersOf(r.GetHeaders()), Body: r.GetBody(), BodyOmitted: r.GetBodyOmitted(),
 		Target: r.GetTarget(), Model: r.GetModel()}
 	if a := r.GetApp(); a != nil {

@@ -29,6 +29,9 @@
 // call's deadline (the resource's timeout), after which its result is of no use. An error makes gw treat the request by the
 // plugin's on_failure; a panic ends the process, which gw starts again.
 //
+// A request is the same one at two hooks, and at each piece of its answer, if its ExchangeID is. Its RequestID says nothing
+// of the kind: callers choose it.
+//
 // # What is kept
 //
 // Services.KV keeps values by key: at the edge on that edge's disk, at the hub replicated to every hub. What

@@ -3,9 +3,12 @@ package edgeplugin
 // EnrichedRequest is a caller's request with what gw knows about it. It is the plugin's own copy: to change the request,
 // answer with a PluginResponse.
 type EnrichedRequest struct {
-	// RequestID names the request in gw's access log.
+	// RequestID names the request in gw's access log. A caller may choose it: two requests can have the same, at the same
+	// time and of different apps. Remember a request by its ExchangeID.
 	RequestID string
-	Method    string
+	// ExchangeID is gw's own name for the request and its answer, the same at every hook, and no other's.
+	ExchangeID string
+	Method     string
 	// Path is as it was sent, without the query, which is Query. Bytes that are no UTF-8 are escaped ("%FF") in both, and
 	// elsewhere replaced by U+FFFD.
 	Path, Query string
@@ -72,7 +75,8 @@ type PluginResponse struct {
 
 // StreamChunk is a piece of an answer that streams, as it came from the upstream: it may end in the middle of an event.
 type StreamChunk struct {
-	RequestID, Target string
+	// RequestID, ExchangeID and Target are those of the EnrichedRequest whose answer this is.
+	RequestID, ExchangeID, Target string
 	// Sequence counts the pieces of an answer from 0.
 	Sequence uint64
 	Data     []byte

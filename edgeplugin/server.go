@@ -204,7 +204,7 @@ func (s *server) OnStreamChunk(ctx context.Context, r *pluginv1.StreamChunk) (*p
 	if s.onChunk == nil {
 		return nil, status.Error(codes.Unimplemented, "the plugin has no method for this hook")
 	}
-	d, err := s.onChunk(c, &StreamChunk{RequestID: r.RequestId, Target: r.Target, Sequence: r.Sequence, Data: r.Data})
+	d, err := s.onChunk(c, &StreamChunk{RequestID: r.RequestId, ExchangeID: r.ExchangeId, Target: r.Target, Sequence: r.Sequence, Data: r.Data})
 	if err != nil {
 		return nil, failure(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,7 +52,7 @@ type Run struct {
 	plugin pluginv1.PluginClient
 	hooks  []pluginv1.Hook
 	host   *host
-	seq    int
+	seq    atomic.Uint64 // of what gw would have made an ID for
 }
 
 // Start initializes a plugin and returns it running; it is shut down when the test ends. A plugin that can't be initialized
@@ -134,7 +135,8 @@ type Answer struct {
 	Err error
 }
 
-// Do sends one request through the plugin's hooks and the upstream, in the order gw has.
+// Do sends one request through the plugin's hooks and the upstream, in the order gw has. An empty RequestID or ExchangeID
+// becomes one of its own.
 func (r *Run) Do(req *edgeplugin.EnrichedRequest) (a Answer) {
 	r.t.Helper()
 	q := *req
@@ -142,9 +144,12 @@ func (r *Run) Do(req *edgeplugin.EnrichedRequest) (a Answer) {
 	if q.Headers == nil {
 		q.Headers = map[string]string{}
 	}
+	n := r.seq.Add(1)
 	if q.RequestID == "" {
-		r.seq++
-		q.RequestID = fmt.Sprintf("request-%d", r.seq)
+		q.RequestID = fmt.Sprintf("request-%d", n)
+	}
+	if q.ExchangeID == "" {
+		q.ExchangeID = fmt.Sprintf("exchange-%d", n)
 	}
 	ctx := r.t.Context()
 	for _, hook := range []struct {
@@ -215,7 +220,7 @@ func (r *Run) answer(ctx context.Context, a Answer, q *edgeplugin.EnrichedReques
 // stream.
 func (r *Run) Chunk(c *edgeplugin.StreamChunk) (data []byte, ok bool) {
 	r.t.Helper()
-	d, err := r.plugin.OnStreamChunk(r.t.Context(), &pluginv1.StreamChunk{RequestId: c.RequestID, Target: c.Target, Sequence: c.Sequence, Data: c.Data})
+	d, err := r.plugin.OnStreamChunk(r.t.Context(), &pluginv1.StreamChunk{RequestId: c.RequestID, ExchangeId: c.ExchangeID, Target: c.Target, Sequence: c.Sequence, Data: c.Data})
 	switch {
 	case err != nil:
 		r.t.Fatalf("on_stream_chunk: %v", status.Convert(err).Message())
@@ -327,7 +332,7 @@ func edit(h map[string]string, d *pluginv1.Decision) {
 }
 
 func wire(q *edgeplugin.EnrichedRequest) *pluginv1.Request {
-	r := &pluginv1.Request{RequestId: q.RequestID, Method: q.Method, Path: q.Path, Query: q.Query, Host: q.Host, RemoteAddress: q.RemoteAddress,
+	r := &pluginv1.Request{RequestId: q.RequestID, ExchangeId: q.ExchangeID, Method: q.Method, Path: q.Path, Query: q.Query, Host: q.Host, RemoteAddress: q.RemoteAddress,
 		Headers: headers(q.Headers), Body: q.Body, BodyOmitted: q.BodyOmitted, Target: q.Target, Model: q.Model}
 	if q.App != nil {
 		r.App = &pluginv1.App{Id: q.App.ID, Name: q.App.Name}

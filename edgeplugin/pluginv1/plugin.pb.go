@@ -572,15 +572,16 @@ func (x *Header) GetValues() []string {
 
 // Request is a caller's request on its way.
 type Request struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Method        string                 `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
-	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
-	Query         string                 `protobuf:"bytes,4,opt,name=query,proto3" json:"query,omitempty"`
-	Host          string                 `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
-	RemoteAddress string                 `protobuf:"bytes,6,opt,name=remote_address,json=remoteAddress,proto3" json:"remote_address,omitempty"`
-	Headers       []*Header              `protobuf:"bytes,7,rep,name=headers,proto3" json:"headers,omitempty"`
-	Body          []byte                 `protobuf:"bytes,8,opt,name=body,proto3" json:"body,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in the access log; the caller may have chosen it, so others may have it too.
+	RequestId     string    `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Method        string    `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	Path          string    `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Query         string    `protobuf:"bytes,4,opt,name=query,proto3" json:"query,omitempty"`
+	Host          string    `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
+	RemoteAddress string    `protobuf:"bytes,6,opt,name=remote_address,json=remoteAddress,proto3" json:"remote_address,omitempty"`
+	Headers       []*Header `protobuf:"bytes,7,rep,name=headers,proto3" json:"headers,omitempty"`
+	Body          []byte    `protobuf:"bytes,8,opt,name=body,proto3" json:"body,omitempty"`
 	// The body is not here although the plugin wants bodies: it is larger than the limit, or streams.
 	BodyOmitted bool `protobuf:"varint,9,opt,name=body_omitted,json=bodyOmitted,proto3" json:"body_omitted,omitempty"`
 	// "API/orders"
@@ -588,7 +589,9 @@ type Request struct {
 	// The model the caller names, as far as it is known.
 	Model string `protobuf:"bytes,11,opt,name=model,proto3" json:"model,omitempty"`
 	// Who calls; absent before authentication.
-	App           *App `protobuf:"bytes,12,opt,name=app,proto3" json:"app,omitempty"`
+	App *App `protobuf:"bytes,12,opt,name=app,proto3" json:"app,omitempty"`
+	// Made by gw, of this request alone: the same at each hook, with its answer and with each piece of that.
+	ExchangeId    string `protobuf:"bytes,13,opt,name=exchange_id,json=exchangeId,proto3" json:"exchange_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -705,6 +708,13 @@ func (x *Request) GetApp() *App {
 		return x.App
 	}
 	return nil
+}
+
+func (x *Request) GetExchangeId() string {
+	if x != nil {
+		return x.ExchangeId
+	}
+	return ""
 }
 
 type App struct {
@@ -988,8 +998,10 @@ type StreamChunk struct {
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Target    string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
 	// From 0.
-	Sequence      uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Data          []byte `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	Sequence uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Data     []byte `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	// Of the request whose answer this is a piece of.
+	ExchangeId    string `protobuf:"bytes,5,opt,name=exchange_id,json=exchangeId,proto3" json:"exchange_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1050,6 +1062,13 @@ func (x *StreamChunk) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *StreamChunk) GetExchangeId() string {
+	if x != nil {
+		return x.ExchangeId
+	}
+	return ""
 }
 
 type StreamChunkDecision struct {
@@ -2128,7 +2147,7 @@ const file_gw_plugin_v1_plugin_proto_rawDesc = "" +
 	"\x12InitializeResponse\"4\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06values\x18\x02 \x03(\tR\x06values\"\xdf\x02\n" +
+	"\x06values\x18\x02 \x03(\tR\x06values\"\x80\x03\n" +
 	"\aRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x16\n" +
@@ -2143,7 +2162,9 @@ const file_gw_plugin_v1_plugin_proto_rawDesc = "" +
 	"\x06target\x18\n" +
 	" \x01(\tR\x06target\x12\x14\n" +
 	"\x05model\x18\v \x01(\tR\x05model\x12#\n" +
-	"\x03app\x18\f \x01(\v2\x11.gw.plugin.v1.AppR\x03app\"_\n" +
+	"\x03app\x18\f \x01(\v2\x11.gw.plugin.v1.AppR\x03app\x12\x1f\n" +
+	"\vexchange_id\x18\r \x01(\tR\n" +
+	"exchangeId\"_\n" +
 	"\x03App\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2169,13 +2190,15 @@ const file_gw_plugin_v1_plugin_proto_rawDesc = "" +
 	"\rresponse_body\x18\b \x01(\fR\fresponseBody\x12#\n" +
 	"\rerror_message\x18\t \x01(\tR\ferrorMessage\x127\n" +
 	"\rauthenticated\x18\n" +
-	" \x01(\v2\x11.gw.plugin.v1.AppR\rauthenticated\"t\n" +
+	" \x01(\v2\x11.gw.plugin.v1.AppR\rauthenticated\"\x95\x01\n" +
 	"\vStreamChunk\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1a\n" +
 	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\fR\x04data\"\x80\x01\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\x12\x1f\n" +
+	"\vexchange_id\x18\x05 \x01(\tR\n" +
+	"exchangeId\"\x80\x01\n" +
 	"\x13StreamChunkDecision\x12\x1a\n" +
 	"\bmodified\x18\x01 \x01(\bR\bmodified\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x14\n" +

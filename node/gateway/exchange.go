@@ -23,6 +23,7 @@ type exchange struct {
 	start   time.Time
 	id      string
 	ids     [1]string // id, as a header's values
+	own     string    // the gateway's own name for it, which no caller has chosen; "": not needed yet
 	openAI  bool      // errors are shaped as the OpenAI dialect does
 
 	// What was found out about the request.
@@ -237,14 +238,26 @@ func (x *exchange) identify() {
 	if given := x.r.Header["X-Request-Id"]; len(given) == 1 && saneID(given[0]) {
 		x.id = given[0]
 	} else {
-		var b [16]byte
-		var text [32]byte
-		binary.LittleEndian.PutUint64(b[:8], rand.Uint64())
-		binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
-		hex.Encode(text[:], b[:])
-		x.id = string(text[:])
+		x.id = newID()
 	}
 	x.ids[0] = x.id
+}
+
+// ownID is how plugins tell the exchange from every other.
+func (x *exchange) ownID() string {
+	if x.own == "" {
+		x.own = newID()
+	}
+	return x.own
+}
+
+func newID() string {
+	var b [16]byte
+	var text [32]byte
+	binary.LittleEndian.PutUint64(b[:8], rand.Uint64())
+	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
+	hex.Encode(text[:], b[:])
+	return string(text[:])
 }
 
 func (x *exchange) idHeader(h http.Header) { h["X-Gw-Request-Id"] = x.ids[:] }

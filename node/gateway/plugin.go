@@ -137,8 +137,9 @@ func (x *exchange) askOne(i int, hook pluginv1.Hook) (*pluginv1.Decision, error)
 // bytes, but what isn't UTF-8 can't be told a plugin, and whoever sends it must not get by unseen.
 func (x *exchange) shown() *pluginv1.Request {
 	r := &pluginv1.Request{
-		RequestId: x.id, Method: x.r.Method, Path: escapeInvalid(x.path), Query: escapeInvalid(x.r.URL.RawQuery), Host: validText(x.r.Host),
-		RemoteAddress: x.r.RemoteAddr, Headers: shownHeaders(x.r.Header), Target: x.target.ref, Model: validText(x.model),
+		RequestId: x.id, ExchangeId: x.ownID(), Method: x.r.Method, Path: escapeInvalid(x.path), Query: escapeInvalid(x.r.URL.RawQuery),
+		Host: validText(x.r.Host), RemoteAddress: x.r.RemoteAddr, Headers: shownHeaders(x.r.Header), Target: x.target.ref,
+		Model: validText(x.model),
 	}
 	if x.app != nil {
 		r.App = &pluginv1.App{Id: x.app.ID, Name: x.app.Name}

@@ -205,7 +205,7 @@ func (x *exchange) brokenWhole(err error) outcome {
 // onChunk shows a piece of an answer that streams to the target's plugins, and returns what is to be passed on instead.
 // The error wraps errPlugin if the stream is to end here.
 func (x *exchange) onChunk(piece []byte) ([]byte, error) {
-	c := &pluginv1.StreamChunk{RequestId: x.id, Target: x.target.ref, Sequence: x.chunk, Data: piece}
+	c := &pluginv1.StreamChunk{RequestId: x.id, ExchangeId: x.ownID(), Target: x.target.ref, Sequence: x.chunk, Data: piece}
 	x.chunk++
 	for _, i := range x.target.hooks.chunk {
 		var (

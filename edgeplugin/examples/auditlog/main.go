@@ -21,16 +21,17 @@ func main() { edgeplugin.Serve(New()) }
 
 // Record is one request.
 type Record struct {
-	At        time.Time `json:"at"`
-	Edge      string    `json:"edge,omitempty"` // namespace/ID, in the hub's file
-	RequestID string    `json:"request_id"`
-	App       string    `json:"app,omitempty"`
-	Target    string    `json:"target"`
-	Model     string    `json:"model,omitempty"`
-	Method    string    `json:"method"`
-	Path      string    `json:"path"`
-	Client    string    `json:"client"`
-	Status    int       `json:"status"`
+	At         time.Time `json:"at"`
+	Edge       string    `json:"edge,omitempty"` // namespace/ID, in the hub's file
+	RequestID  string    `json:"request_id"`     // as in the access log; callers may choose it
+	ExchangeID string    `json:"exchange_id"`    // no other request's
+	App        string    `json:"app,omitempty"`
+	Target     string    `json:"target"`
+	Model      string    `json:"model,omitempty"`
+	Method     string    `json:"method"`
+	Path       string    `json:"path"`
+	Client     string    `json:"client"`
+	Status     int       `json:"status"`
 }
 
 // Count is what the hub side keeps under "2006-01-02/TARGET", in UTC.
@@ -112,7 +113,7 @@ func (l *Log) Initialize(ctx edgeplugin.Context, config map[string]string) (err 
 // OnResponse records the request. The answer is left alone.
 func (l *Log) OnResponse(_ edgeplugin.Context, resp *edgeplugin.EnrichedResponse) (*edgeplugin.PluginResponse, error) {
 	q := resp.Request
-	r := Record{At: l.now().UTC(), RequestID: q.RequestID, Target: q.Target, Model: q.Model, Method: q.Method, Path: q.Path, Client: q.RemoteAddress, Status: resp.StatusCode}
+	r := Record{At: l.now().UTC(), RequestID: q.RequestID, ExchangeID: q.ExchangeID, Target: q.Target, Model: q.Model, Method: q.Method, Path: q.Path, Client: q.RemoteAddress, Status: resp.StatusCode}
 	if q.App != nil {
 		r.App = q.App.ID
 	}
@@ -127,7 +128,7 @@ func (l *Log) OnResponse(_ edgeplugin.Context, resp *edgeplugin.EnrichedResponse
 }
 
 // AcceptEdgePayload counts a batch of records, and appends them to the file. A batch that the hub's plugin was killed over is
-// counted once, and may be in the file twice: request_id tells.
+// counted once, and may be in the file twice: exchange_id tells.
 func (l *Log) AcceptEdgePayload(ctx edgeplugin.Context, p *edgeplugin.EdgePayload) (bool, error) {
 	if p.Metadata["type"] != "audit_records" {
 		return false, nil
@@ -186,7 +187,7 @@ func (l *Log) send(ctx context.Context) error {
 		if len(batch) == 0 {
 			return nil
 		}
-		_, err := edgeplugin.SendToControlJSON(ctx, batch, batch[0].RequestID, map[string]string{"type": "audit_records"})
+		_, err := edgeplugin.SendToControlJSON(ctx, batch, batch[0].ExchangeID, map[string]string{"type": "audit_records"})
 		if errors.Is(err, edgeplugin.ErrQueueFull) {
 			return err
 		}

@@ -32,7 +32,7 @@ type Cache struct {
 	mu      sync.Mutex
 	entries map[key]entry
 	order   []key          // oldest first
-	asked   map[string]key // request ID → what to keep its answer under
+	asked   map[string]key // exchange ID → what to keep its answer under
 	waiting []string       // their IDs, oldest first
 }
 
@@ -158,8 +158,8 @@ func (c *Cache) HandlePostAuth(_ edgeplugin.Context, req *edgeplugin.EnrichedReq
 		delete(c.asked, c.waiting[0])
 		c.waiting = c.waiting[1:]
 	}
-	c.asked[req.RequestID] = k
-	c.waiting = append(c.waiting, req.RequestID)
+	c.asked[req.ExchangeID] = k
+	c.waiting = append(c.waiting, req.ExchangeID)
 	return nil, nil
 }
 
@@ -180,11 +180,11 @@ func keyOf(req *edgeplugin.EnrichedRequest) key {
 func (c *Cache) OnResponse(_ edgeplugin.Context, resp *edgeplugin.EnrichedResponse) (*edgeplugin.PluginResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k, ok := c.asked[resp.Request.RequestID]
+	k, ok := c.asked[resp.Request.ExchangeID]
 	if !ok {
 		return nil, nil
 	}
-	delete(c.asked, resp.Request.RequestID)
+	delete(c.asked, resp.Request.ExchangeID)
 	if resp.StatusCode != 200 || resp.Streams || resp.BodyOmitted || resp.Headers["Content-Encoding"] != "" ||
 		strings.Contains(resp.Headers["Cache-Control"], "no-store") || resp.Headers["Set-Cookie"] != "" {
 		return nil, nil

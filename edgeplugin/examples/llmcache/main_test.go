@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,6 +46,37 @@ func TestRepeatedRequestsAreAnsweredFromMemory(t *testing.T) {
 	var s Statistics
 	if len(sent) != 1 || json.Unmarshal(sent[0].Payload, &s) != nil || s.Hits != 1 || s.Misses != 5 || s.Stored != 5 || s.BytesSaved != 11 {
 		t.Errorf("sent %d payloads, %+v", len(sent), s)
+	}
+}
+
+func TestRequestsOfOneIDDoNotGetEachOthersAnswers(t *testing.T) {
+	annAsks, annAnswered, bobAsks := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	annIsAsking, bobIsAsking := sync.OnceFunc(func() { close(annAsks) }), sync.OnceFunc(func() { close(bobAsks) })
+	run := edgeplugintest.Start(t, New(), edgeplugintest.Options{Config: map[string]string{"report_every": "1h"},
+		Upstream: func(q *edgeplugin.EnrichedRequest) *edgeplugin.EnrichedResponse {
+			if q.App.ID == "ann" { // asks first and is answered first
+				annIsAsking()
+				<-bobAsks
+			} else {
+				bobIsAsking()
+				<-annAnswered
+			}
+			return &edgeplugin.EnrichedResponse{StatusCode: 200, Body: []byte("for " + q.App.ID)}
+		}})
+	ask := func(app string) edgeplugintest.Answer {
+		q := post(app, "1")
+		q.RequestID = "same"
+		return run.Do(q)
+	}
+	bobAnswered := make(chan struct{})
+	go func() { ask("ann"); close(annAnswered) }()
+	<-annAsks
+	go func() { ask("bob"); close(bobAnswered) }()
+	<-bobAnswered
+	for _, app := range []string{"ann", "bob"} {
+		if a := ask(app); a.Headers["X-Cache"] != "hit" || string(a.Body) != "for "+app {
+			t.Errorf("%s: %v %s", app, a.Headers, a.Body)
+		}
 	}
 }
 
