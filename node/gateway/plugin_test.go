@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -358,6 +359,33 @@ func TestPiecesOfAStreamAreShownOnlyToWhoAsks(t *testing.T) {
 	seen = 0
 	if r := send(t, "GET", e.url+"/b", ""); r.body != "data: 0\n\ndata: 1\n\ndata: 2\n\n" || seen != 0 {
 		t.Errorf("out of scope: %q, %d pieces", r.body, seen)
+	}
+}
+
+// TestARefusedUpgradeIsShownToPlugins has an upstream that answers a request for a WebSocket as any other.
+func TestARefusedUpgradeIsShownToPlugins(t *testing.T) {
+	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/a/events" {
+			w.Header().Set("Content-Type", "text/event-stream")
+		}
+		io.WriteString(w, "data: secret\n\n")
+	})
+	p := &scripted{limit: 100,
+		response: func(_ int, r *pluginv1.Response) (*pluginv1.Decision, error) {
+			return &pluginv1.Decision{Modified: true, ReplaceBody: true, Body: append([]byte("> "), r.Body...), StatusCode: 202}, nil
+		},
+		chunk: func(_ int, c *pluginv1.StreamChunk) (*pluginv1.StreamChunkDecision, error) {
+			return &pluginv1.StreamChunkDecision{Modified: true, Data: bytes.ToUpper(c.Data)}, nil
+		}}
+	e := startPlugins(t, p, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+up+"}]")+pluginOf("p", 1, "hooks: [on_response, on_stream_chunk]"))
+	for path, want := range map[string]string{"/a": "> data: secret\n\n", "/a/events": "DATA: SECRET\n\n"} {
+		_, r := e.dial(t, strings.Replace(askForWebSocket, "/x", path, 1))
+		if got := answer(t, r); got.status != 202 || got.body != want {
+			t.Errorf("%s: got %d %q", path, got.status, got.body)
+		}
+	}
+	if n := e.streams.len(); n != 0 {
+		t.Errorf("%d streams are left", n)
 	}
 }
 

@@ -26,9 +26,12 @@ func isWebSocket(h http.Header) bool {
 	return len(up) == 1 && strings.EqualFold(up[0], "websocket") && hasToken(h["Connection"], "upgrade")
 }
 
+// errRefusedSwitch: the upstream answered as if it had not been asked to switch, and the answer has been returned.
+var errRefusedSwitch = errors.New("upstream did not switch")
+
 // upgrade forwards a request for a WebSocket. Once the upstream has switched, bytes pass both ways until either side or a
-// revocation ends it. Until then the timeout for the answer's header applies, afterwards none: such connections may be
-// silent for long.
+// revocation ends it, and no plugin sees them. Until then the timeout for the answer's header applies, afterwards none: such
+// connections may be silent for long. If the upstream doesn't switch, its answer is returned like any other.
 func (x *exchange) upgrade(rt *runtime, rest string) outcome {
 	protocol := x.r.Header["Upgrade"]
 	if r := x.outboundHeader(); r != nil {
@@ -49,20 +52,23 @@ func (x *exchange) upgrade(rt *runtime, rest string) outcome {
 	x.dog.watch(waitHeader)
 	ended := complete
 	proxy := httputil.ReverseProxy{
-		Transport:     rt.transports[i],
-		Rewrite:       func(p *httputil.ProxyRequest) { x.rewrite(p, rest) },
-		FlushInterval: -1,
-		ErrorLog:      log.New(io.Discard, "", 0),
+		Transport: rt.transports[i],
+		Rewrite:   func(p *httputil.ProxyRequest) { x.rewrite(p, rest) },
+		ErrorLog:  log.New(io.Discard, "", 0),
 		ModifyResponse: func(resp *http.Response) error {
 			x.dog.watch(waitNothing)
-			switched := resp.StatusCode == http.StatusSwitchingProtocols
-			if switched && !isWebSocket(resp.Header) {
+			if resp.StatusCode != http.StatusSwitchingProtocols {
+				x.answered = true
+				ended = x.respond(ctx, resp)
+				return errRefusedSwitch
+			}
+			if !isWebSocket(resp.Header) {
 				return errOtherProtocol
 			}
-			// Until the connection is taken over, a switch may still be refused.
-			x.answered, x.wroteHeader, x.status = true, !switched, resp.StatusCode
+			// Until the connection is taken over, the switch may still be refused: no header is written yet.
+			x.answered, x.status = true, resp.StatusCode
 			for name := range resp.Header {
-				if hopByHop(name) && !switched || strings.HasPrefix(name, gatewayHeaders) {
+				if strings.HasPrefix(name, gatewayHeaders) {
 					delete(resp.Header, name)
 				}
 			}
@@ -71,6 +77,9 @@ func (x *exchange) upgrade(rt *runtime, rest string) outcome {
 			return nil
 		},
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
+			if err == errRefusedSwitch {
+				return
+			}
 			ended = x.end(x.unanswered(ctx, err))
 		},
 	}
