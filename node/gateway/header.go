@@ -53,7 +53,7 @@ func (x *exchange) outboundHeader() *refusal {
 	} else {
 		x.origin(h)
 	}
-	if t.hooks != nil && x.wantsAnswerBody() {
+	if t.hooks != nil && (len(t.hooks.chunk) > 0 || x.wantsAnswerBody()) {
 		h["Accept-Encoding"] = []string{"identity"} // plugins read it
 	}
 	t.request.apply(h)

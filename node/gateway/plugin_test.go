@@ -362,6 +362,20 @@ func TestPiecesOfAStreamAreShownOnlyToWhoAsks(t *testing.T) {
 	}
 }
 
+func TestUpstreamsAreAskedForAnswersThatPluginsCanRead(t *testing.T) {
+	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("Accept-Encoding")) })
+	for _, c := range []struct {
+		hook  string
+		limit int64
+		want  string
+	}{{"on_stream_chunk", 0, "identity"}, {"on_response", 100, "identity"}, {"on_response", 0, "gzip"}, {"post_auth", 100, "gzip"}} {
+		e := startPlugins(t, &scripted{limit: c.limit}, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+up+"}]")+pluginOf("p", 1, "hooks: ["+c.hook+"]"))
+		if r := send(t, "GET", e.url+"/a", "", "Accept-Encoding", "gzip"); r.body != c.want {
+			t.Errorf("%s of %d bytes: the upstream was asked for %q, want %q", c.hook, c.limit, r.body, c.want)
+		}
+	}
+}
+
 // TestARefusedUpgradeIsShownToPlugins has an upstream that answers a request for a WebSocket as any other.
 func TestARefusedUpgradeIsShownToPlugins(t *testing.T) {
 	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
