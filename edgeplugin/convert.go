@@ -33,7 +33,7 @@ func decisionOf(p *PluginResponse, onResponse bool) *pluginv1.Decision {
 	if p == nil {
 		return &pluginv1.Decision{}
 	}
-	d := &pluginv1.Decision{Modified: p.Modified, Block: p.Block, StatusCode: int32(p.StatusCode), RemoveHeaders: p.RemoveHeaders, ErrorMessage: p.ErrorMessage}
+	d := &pluginv1.Decision{Modified: p.Modified, Block: p.Block, StatusCode: int32(p.StatusCode), RemoveHeaders: p.RemoveHeaders, ErrorMessage: text(p.ErrorMessage)}
 	for name, value := range p.Headers {
 		d.Headers = append(d.Headers, &pluginv1.Header{Name: name, Values: []string{value}})
 	}

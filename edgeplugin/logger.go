@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,7 +12,8 @@ import (
 )
 
 // Logger writes into gw's log. Its methods take a message and alternating keys and values, never block on gw, and may be
-// called from any goroutine. gw drops lines beyond 100 a second and cuts long ones, and says so in its log.
+// called from any goroutine. A line has at most 4 KiB and 32 keys: what is more is cut, and the line has the key "cut" then.
+// gw drops lines beyond 100 a second and says so in its log.
 type Logger struct{ host *host }
 
 // Debug writes what only the plugin's author wants to know.
@@ -30,15 +32,33 @@ func (l Logger) write(level slog.Level, msg string, args []any) {
 	if l.host == nil {
 		return
 	}
-	line := &pluginv1.LogLine{Level: int32(level), Message: msg, Fields: make([]string, len(args))}
-	for i, a := range args {
-		line.Fields[i] = fmt.Sprint(a)
+	left, cut := maxLine, false
+	part := func(s string) string {
+		s, short := sendable(s, left)
+		left, cut = left-len(s), cut || short
+		return s
+	}
+	line := &pluginv1.LogLine{Level: int32(level), Message: part(msg)}
+	if len(args) > maxFields {
+		args, cut = args[:maxFields], true
+	}
+	for _, a := range args {
+		line.Fields = append(line.Fields, part(fmt.Sprint(a)))
+	}
+	if cut {
+		line.Fields = append(line.Fields, "cut", "true")
 	}
 	l.host.log.add(line)
 }
 
-// maxQueuedLines bounds what waits for gw; what is more is dropped.
-const maxQueuedLines = 1000
+const (
+	// maxLine and maxFields bound a line to what gw writes of it with the "cut" that tells of the bound.
+	maxLine   = 4<<10 - 200
+	maxFields = 62
+	// maxQueuedLines bounds what waits for gw, what is more is dropped; maxSentLines what is in one message to it.
+	maxQueuedLines = 1000
+	maxSentLines   = 200
+)
 
 // logQueue brings lines to gw in batches, from one goroutine that runs while there are any.
 type logQueue struct {
@@ -70,11 +90,12 @@ func (q *logQueue) send(done chan struct{}) {
 	defer close(done)
 	for {
 		q.mu.Lock()
-		lines := q.lines
+		n := min(len(q.lines), maxSentLines)
+		lines := slices.Clip(q.lines[:n])
 		if q.dropped > 0 {
 			lines = append(lines, &pluginv1.LogLine{Level: int32(slog.LevelWarn), Message: "lines were dropped by the plugin", Fields: []string{"lines", fmt.Sprint(q.dropped)}})
 		}
-		q.lines, q.dropped = nil, 0
+		q.lines, q.dropped = q.lines[n:], 0
 		if len(lines) == 0 {
 			q.sending = nil
 			q.mu.Unlock()

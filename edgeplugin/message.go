@@ -67,7 +67,8 @@ type PluginResponse struct {
 	Body []byte
 	// ResponseBody is the caller's answer with Block; from OnResponse it replaces the answer's body, if it is not nil.
 	ResponseBody []byte
-	// ErrorMessage is told the caller in gw's own form of an error if Block is set and ResponseBody is nil.
+	// ErrorMessage is told the caller in gw's own form of an error if Block is set and ResponseBody is nil, up to 1,000
+	// bytes of it.
 	ErrorMessage string
 	// App is who an AuthHandler says the caller is.
 	App *App
@@ -88,7 +89,8 @@ type StreamChunkResponse struct {
 	Modified bool
 	Data     []byte
 	// Block ends the stream before the piece.
-	Block        bool
+	Block bool
+	// ErrorMessage says why, in at most 1,000 bytes.
 	ErrorMessage string
 }
 

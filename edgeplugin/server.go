@@ -2,7 +2,6 @@ package edgeplugin
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -75,7 +74,7 @@ func newServer(p Plugin, alone bool, dial func(uint32) (grpc.ClientConnInterface
 
 // failure is an author's error as gw is to see it. It has no code of its own: the codes of gRPC say how the call went, and
 // an author's context.DeadlineExceeded, from a call of the plugin's own, would be taken for the plugin's silence.
-func failure(err error) error { return status.Error(codes.Unknown, err.Error()) }
+func failure(err error) error { return status.Error(codes.Unknown, errorText(err)) }
 
 // call returns the context of one call.
 func (s *server) call(ctx context.Context) (Context, error) {
@@ -115,7 +114,7 @@ func (s *server) ConfigSchema(context.Context, *pluginv1.ConfigSchemaRequest) (*
 	}
 	b, err := p.ConfigSchema()
 	if err != nil {
-		return nil, fmt.Errorf("config schema: %w", err)
+		return nil, failure(err)
 	}
 	return &pluginv1.ConfigSchemaResponse{JsonSchema: b}, nil
 }
@@ -140,7 +139,7 @@ func (s *server) Initialize(_ context.Context, r *pluginv1.InitializeRequest) (*
 	}
 	if err := s.plugin.Initialize(*base, r.Config); err != nil {
 		end()
-		return nil, status.Error(codes.FailedPrecondition, err.Error())
+		return nil, failure(err)
 	}
 	s.end = end
 	s.base.Store(base)
@@ -211,7 +210,7 @@ func (s *server) OnStreamChunk(ctx context.Context, r *pluginv1.StreamChunk) (*p
 	if d == nil {
 		d = &StreamChunkResponse{}
 	}
-	return &pluginv1.StreamChunkDecision{Modified: d.Modified, Data: d.Data, Block: d.Block, ErrorMessage: d.ErrorMessage}, nil
+	return &pluginv1.StreamChunkDecision{Modified: d.Modified, Data: d.Data, Block: d.Block, ErrorMessage: text(d.ErrorMessage)}, nil
 }
 
 // AcceptEdgePayload implements the service.
@@ -227,9 +226,7 @@ func (s *server) AcceptEdgePayload(ctx context.Context, r *pluginv1.EdgePayload)
 		Metadata: r.Metadata, EdgeTimestamp: r.EdgeTimestamp, ReceivedTimestamp: r.ReceivedTimestamp})
 	answer := &pluginv1.AcceptEdgePayloadResponse{Handled: handled}
 	if err != nil {
-		if answer.Error = err.Error(); answer.Error == "" {
-			answer.Error = "an error without a message"
-		}
+		answer.Error = errorText(err)
 	}
 	return answer, nil
 }
@@ -245,7 +242,7 @@ func (s *server) Health(ctx context.Context, _ *pluginv1.HealthRequest) (*plugin
 		return nil, err
 	}
 	if err := p.Health(c); err != nil {
-		return &pluginv1.HealthResponse{Problem: err.Error()}, nil
+		return &pluginv1.HealthResponse{Problem: errorText(err)}, nil
 	}
 	return &pluginv1.HealthResponse{}, nil
 }
@@ -256,8 +253,11 @@ func (s *server) Shutdown(ctx context.Context, _ *pluginv1.ShutdownRequest) (*pl
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(s.plugin.Shutdown(c))
+	err = s.plugin.Shutdown(c)
 	s.end()
 	c.Services.host.log.flush(ctx)
-	return &pluginv1.ShutdownResponse{}, err
+	if err != nil {
+		return nil, failure(err)
+	}
+	return &pluginv1.ShutdownResponse{}, nil
 }

@@ -17,7 +17,11 @@ const (
 	lineBurst      = 200
 	maxLine        = 4 << 10 // bytes, fields included
 	maxFields      = 32
+	maxStreamLine  = maxLine - 64 // leaves room for the fields
 )
+
+// cutField is in lines of which there was more.
+var cutField = slog.Bool("cut", true)
 
 // output is what a plugin's processes write, on its way into the log.
 type output struct {
@@ -70,7 +74,7 @@ func (o *output) lastWords() string {
 	return ", and said " + strconv.Quote(o.last)
 }
 
-// line writes a line of the plugin's logger.
+// line writes a line of the plugin's logger. One that is cut has a field that says so.
 func (o *output) line(level slog.Level, message string, fields []string) {
 	dropped, ok := o.take()
 	if !ok {
@@ -79,16 +83,25 @@ func (o *output) line(level slog.Level, message string, fields []string) {
 	if dropped > 0 {
 		o.log.Warn("the plugin writes more than the log takes; lines were dropped", "lines", dropped)
 	}
-	left := maxLine
+	left, short := maxLine, false
 	cut := func(s string) string {
-		s = clip(s, max(left, 0))
-		left -= len(s)
-		return strings.ToValidUTF8(s, "\uFFFD")
+		s = strings.ToValidUTF8(s, "\uFFFD")
+		clipped := clip(s, left)
+		left -= len(clipped)
+		short = short || len(clipped) < len(s)
+		return clipped
 	}
 	message = cut(message)
 	var attrs []any
-	for i := 0; i+1 < len(fields) && i < 2*maxFields && left > 0; i += 2 {
+	for i := 0; i+1 < len(fields); i += 2 {
+		if i == 2*maxFields || left == 0 {
+			short = true
+			break
+		}
 		attrs = append(attrs, slog.String(cut(fields[i]), cut(fields[i+1])))
+	}
+	if short {
+		attrs = append(attrs, cutField)
 	}
 	o.log.Log(context.Background(), level, message, slog.Group("said", attrs...))
 }
@@ -117,7 +130,7 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 		if end >= 0 {
 			piece = p[:end]
 		}
-		if room := maxLine - len(w.line); len(piece) > room {
+		if room := maxStreamLine - len(w.line); len(piece) > room {
 			w.line, w.cut = append(w.line, piece[:room]...), true
 		} else if !w.cut {
 			w.line = append(w.line, piece...)
@@ -131,7 +144,11 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 				w.output.last = clip(text, 256)
 				w.output.mu.Unlock()
 			}
-			w.output.line(slog.LevelInfo, text, []string{"stream", w.name})
+			fields := []string{"stream", w.name}
+			if w.cut {
+				fields = append(fields, cutField.Key, "true")
+			}
+			w.output.line(slog.LevelInfo, text, fields)
 		}
 		w.line, w.cut, p = w.line[:0], false, p[end+1:]
 	}

@@ -511,6 +511,28 @@ func TestAFloodOfOutputIsBounded(t *testing.T) {
 	}
 }
 
+func TestALineThatIsCutSaysSo(t *testing.T) {
+	log := &logBuffer{}
+	o := newOutput(slog.New(slog.NewTextHandler(log, nil)))
+	o.line(slog.LevelInfo, "first", []string{"key", "value"})
+	o.line(slog.LevelInfo, "second", []string{"key", strings.Repeat("v", 2*maxLine), "lost", "lost"})
+	o.line(slog.LevelInfo, "third", slices.Repeat([]string{"k"}, 2*maxFields+2))
+	o.line(slog.LevelInfo, strings.Repeat("\x80m", maxLine), nil)
+	fmt.Fprintf(o.stream("stdout"), "%s\n%s\n", strings.Repeat("s", 2*maxLine), "short")
+	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+	for i, cut := range []bool{false, true, true, true, true, false} {
+		if got := strings.HasSuffix(lines[i], " said.cut=true"); got != cut {
+			t.Errorf("line %d ends in %q", i, lines[i][max(0, len(lines[i])-40):])
+		}
+		if len(lines[i]) > maxLine+200 {
+			t.Errorf("line %d has %d bytes", i, len(lines[i]))
+		}
+	}
+	if !strings.Contains(lines[4], "said.stream=stdout") {
+		t.Error("a long line of a stream lacks the stream's name")
+	}
+}
+
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
 // zombie reports whether a process has ended and waits for somebody to notice, as orphans do under a lazy init.

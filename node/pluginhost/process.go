@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -248,12 +250,12 @@ func (p *process) failed(ctx context.Context, inst *instance, err error) error {
 	return fmt.Errorf("the plugin says: %s", clip(st.Message(), 1024))
 }
 
-// clip cuts s to at most n bytes, at a character.
+// clip returns the beginning of s in at most n bytes of UTF-8.
 func clip(s string, n int) string {
-	if len(s) <= n {
+	if s = strings.ToValidUTF8(s, "\uFFFD"); len(s) <= n {
 		return s
 	}
-	for n > 0 && s[n]&0xc0 == 0x80 {
+	for n > 0 && !utf8.RuneStart(s[n]) {
 		n--
 	}
 	return s[:n]
