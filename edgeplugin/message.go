@@ -19,7 +19,7 @@ type EnrichedRequest struct {
 	Headers map[string]string
 	// Body is there if the manifest asks for bodies of requests.
 	Body []byte
-	// BodyOmitted says that there is a body which was asked for and is not here: it is too large, or streams.
+	// BodyOmitted says that there is a body which was asked for and is not here: it is larger than the manifest's MaxBody.
 	BodyOmitted bool
 	// Target is what the request addresses: "API/orders", "LLM/openai".
 	Target string

@@ -27,23 +27,34 @@ func (x *exchange) hasBody() bool {
 // readBody reads the whole body into x.body. idle bounds the time between two of its pieces. The memory is not used
 // again: the transport may still read it when the exchange is over.
 func (x *exchange) readBody(idle time.Duration) *refusal {
-	if x.bodyRead {
-		return nil
+	if r := x.beginBody(x.g.maxBody, idle); r != nil {
+		return r
 	}
-	length := x.r.ContentLength
-	if length > x.g.maxBody {
+	if !x.bodyRead {
 		return tooLarge
 	}
-	size := int(min(length, firstRead))
-	if size < 0 {
-		size = 4 << 10
+	return nil
+}
+
+// beginBody reads the body into x.body if it has at most limit bytes. Otherwise bodyRead stays false, and x.body, unless
+// the length said so, is how it begins: the rest is still to be read from the request.
+func (x *exchange) beginBody(limit int64, idle time.Duration) *refusal {
+	length := x.r.ContentLength
+	if x.bodyRead || length > limit || int64(len(x.body)) > limit {
+		return nil
+	}
+	body, n := x.body, len(x.body)
+	if n == 0 {
+		size := int(min(length, firstRead))
+		if size < 0 {
+			size = 4 << 10
+		}
+		if !x.takeMemory(size) {
+			return overloaded
+		}
+		body = make([]byte, size)
 	}
 	rc := http.NewResponseController(x.w)
-	if !x.takeMemory(size) {
-		return overloaded
-	}
-	body := make([]byte, size)
-	n := 0
 	for {
 		if n == len(body) {
 			if !x.takeMemory(n) {
@@ -58,12 +69,10 @@ func (x *exchange) readBody(idle time.Duration) *refusal {
 		_ = rc.SetReadDeadline(time.Now().Add(idle))
 		m, err := x.r.Body.Read(body[n:end])
 		n += m
-		if int64(n) > x.g.maxBody {
-			return tooLarge
-		}
-		if err == io.EOF || int64(n) == length {
+		read := err == io.EOF || int64(n) == length
+		if read || int64(n) > limit {
 			_ = rc.SetReadDeadline(time.Time{}) // or the watch for the caller's leaving would end with it
-			x.body, x.bodyRead = body[:n], true
+			x.body, x.bodyRead = body[:n], read && int64(n) <= limit
 			return nil
 		}
 		if err != nil {

@@ -35,8 +35,8 @@ type exchange struct {
 	credential string   // the header the token came in
 	cuts       uint64   // how often streams had been cut when the token was checked
 	model      string
-	body       []byte // the request's body,
-	bodyRead   bool   // if it was read before forwarding
+	body       []byte // the request's body, as far as it was read before forwarding
+	bodyRead   bool   // body is all of it
 	bodyMemory int64  // what the request holds of Gateway.memory
 	chunk      uint64 // pieces of the answer shown to plugins
 	held       bool   // serving.plugins are held for it

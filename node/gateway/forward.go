@@ -73,12 +73,15 @@ func (x *exchange) outbound(ctx context.Context, rest string) *http.Request {
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
 	switch {
-	case len(x.body) > 0:
+	case x.bodyRead && len(x.body) > 0:
 		// Of a reader of this type, net/http knows that it won't block, and sends header and body together.
 		o.body.Reset(x.body)
 		req.Body, req.ContentLength = io.NopCloser(&o.body), int64(len(x.body))
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.body)), nil }
 	case !x.bodyRead && x.hasBody():
+		if len(x.body) > 0 {
+			x.r.Body = prefixed{io.MultiReader(bytes.NewReader(x.body), x.r.Body), x.r.Body}
+		}
 		x.up.start(x)
 		req.Body, req.ContentLength, req.Trailer = &x.up, x.r.ContentLength, x.r.Trailer
 	}

@@ -81,7 +81,7 @@ func (x *exchange) dropsRequest(name string, values []string) bool {
 	case "Openai-Organization", "Openai-Project":
 		return x.target.kind == kindLLM && x.target.credential != nil
 	case "Expect":
-		return x.bodyRead
+		return x.bodyRead || len(x.body) > 0 // the caller was told to send it
 	}
 	return hopByHop(name) || claimsOrigin(name) || strings.HasPrefix(name, gatewayHeaders)
 }

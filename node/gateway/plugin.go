@@ -182,19 +182,16 @@ func escapeInvalid(s string) string {
 	return b.String()
 }
 
-// showBody reads the request's body for a plugin that wants bodies of up to limit bytes.
+// showBody reads the request's body for a plugin that wants bodies of up to limit bytes. Of a larger one, no more is read
+// than shows that it is larger.
 func (x *exchange) showBody(r *pluginv1.Request, limit int64) error {
 	if !x.bodyRead && !x.hasBody() {
 		return nil
 	}
-	if !x.bodyRead && x.r.ContentLength > limit {
-		r.BodyOmitted = true
-		return nil
-	}
-	if refused := x.readBody(x.target.timeouts.idle); refused != nil {
+	if refused := x.beginBody(min(limit, x.g.maxBody), x.target.timeouts.idle); refused != nil {
 		return &bodyRefused{refused}
 	}
-	if int64(len(x.body)) > limit {
+	if !x.bodyRead || int64(len(x.body)) > limit {
 		r.BodyOmitted = true
 		return nil
 	}

@@ -25,6 +25,7 @@ type scripted struct {
 	response func(i int, r *pluginv1.Response) (*pluginv1.Decision, error)
 	chunk    func(i int, c *pluginv1.StreamChunk) (*pluginv1.StreamChunkDecision, error)
 	limit    int64
+	limits   []int64 // of each plugin, in the place of limit
 	gone     atomic.Bool
 	holds    atomic.Int64
 
@@ -40,8 +41,14 @@ func (s *scripted) Hold() bool {
 	return true
 }
 
-func (s *scripted) Release()                      { s.holds.Add(-1) }
-func (s *scripted) Needs(int) (bool, bool, int64) { return s.limit > 0, s.limit > 0, s.limit }
+func (s *scripted) Release() { s.holds.Add(-1) }
+
+func (s *scripted) Needs(i int) (bool, bool, int64) {
+	if s.limits != nil {
+		return true, true, s.limits[i]
+	}
+	return s.limit > 0, s.limit > 0, s.limit
+}
 
 func (s *scripted) note(what string) {
 	s.mu.Lock()
@@ -141,6 +148,52 @@ func TestAPluginSeesTheRequestButNoToken(t *testing.T) {
 	send(t, "POST", e.url+"/a", "larger than the limit", "Authorization", "Bearer "+token).want(t, 200, "")
 	if !seen.BodyOmitted || seen.Body != nil {
 		t.Errorf("a body beyond the limit: omitted %v, %q", seen.BodyOmitted, seen.Body)
+	}
+}
+
+// TestABodyOfUnknownLengthIsReadUpToTheLimit has bodies that are larger than what may be held of all of them.
+func TestABodyOfUnknownLengthIsReadUpToTheLimit(t *testing.T) {
+	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if b, err := io.ReadAll(r.Body); err == nil {
+			w.Write(b)
+		}
+	})
+	var seen [2][]*pluginv1.Request
+	p := &scripted{limits: []int64{8, 50_000}, request: func(i int, _ pluginv1.Hook, r *pluginv1.Request) (*pluginv1.Decision, error) {
+		seen[i] = append(seen[i], r)
+		return &pluginv1.Decision{}, nil
+	}}
+	e := start(t, Config{MaxBufferedBodies: 200_000, MaxRequestBody: 1_000_000}, "")
+	e.Swap(compile(t, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+up+"}]")+
+		pluginOf("p", 1, "hooks: [pre_auth, post_auth]")+pluginOf("q", 2, "hooks: [pre_auth, post_auth]")), p)
+	for _, size := range []int{1, 8, 9, 50_000, 50_001, 900_000, 1_000_001} {
+		seen = [2][]*pluginv1.Request{}
+		body := strings.Repeat("0123456789", size/10+1)[:size]
+		req, err := http.NewRequest("POST", e.url+"/a", io.MultiReader(strings.NewReader(body))) // which hides the length
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if size > 1_000_000 {
+			reply{resp.StatusCode, resp.Header, string(got)}.want(t, 413, "request_too_large")
+		} else if err != nil || resp.StatusCode != 200 || string(got) != body {
+			t.Errorf("%d bytes: status %d, %d bytes came back, %v", size, resp.StatusCode, len(got), err)
+		}
+		for i, limit := range p.limits {
+			for _, r := range seen[i] {
+				if whole := int64(size) <= limit; r.BodyOmitted == whole || whole && string(r.Body) != body || !whole && len(r.Body) > 0 {
+					t.Errorf("%d bytes, limit %d: omitted %v, %d bytes shown", size, limit, r.BodyOmitted, len(r.Body))
+				}
+			}
+			if len(seen[i]) != 2 {
+				t.Errorf("%d bytes: plugin %d was asked %d times", size, i, len(seen[i]))
+			}
+		}
 	}
 }
 
