@@ -53,7 +53,7 @@ var (
 	// ErrPayloadTooLarge says that a payload has more than 1 MiB.
 	ErrPayloadTooLarge = errors.New("payload too large")
 	// ErrInvalidMetadata says that metadata has more than 50 entries, a key of more than 256 bytes or a value of more
-	// than 4,096, or that the correlation ID has more than 256 bytes.
+	// than 4,096, that the correlation ID has more than 256 bytes, or that one of them is no UTF-8.
 	ErrInvalidMetadata = errors.New("invalid metadata")
 	// ErrQueueFull says that too many payloads wait at this edge; the payload was not taken.
 	ErrQueueFull = errors.New("queue full")

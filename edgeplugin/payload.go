@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync/atomic"
+	"unicode/utf8"
 
 	"gw/edgeplugin/pluginv1"
 )
@@ -38,6 +39,9 @@ func SendToControl(ctx context.Context, payload []byte, correlationID string, me
 	if err != nil {
 		return 0, fmt.Errorf("send to control: %w", err)
 	}
+	if err := checkPayload(payload, correlationID, metadata); err != nil {
+		return 0, fmt.Errorf("send to control: %w", err)
+	}
 	r, err := h.client.SendToControl(ctx, &pluginv1.SendToControlRequest{Payload: payload, CorrelationId: correlationID, Metadata: metadata})
 	if err != nil {
 		return 0, fmt.Errorf("send to control: %w", err)
@@ -55,6 +59,28 @@ func SendToControl(ctx context.Context, payload []byte, correlationID string, me
 		return r.Pending, fmt.Errorf("send to control: refused: %s", r.Message)
 	}
 	return r.Pending, fmt.Errorf("send to control: %w: %s", err, r.Message)
+}
+
+// checkPayload says which limit a payload breaks. gw looks itself; but what is far too large doesn't get as far.
+func checkPayload(payload []byte, correlationID string, metadata map[string]string) error {
+	const maxPayload, maxEntries, maxKey, maxValue, maxCorrelationID = 1 << 20, 50, 256, 4096, 256
+	switch {
+	case len(payload) > maxPayload:
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrPayloadTooLarge, len(payload), maxPayload)
+	case len(metadata) > maxEntries:
+		return fmt.Errorf("%w: %d entries, at most %d", ErrInvalidMetadata, len(metadata), maxEntries)
+	case len(correlationID) > maxCorrelationID || !utf8.ValidString(correlationID):
+		return fmt.Errorf("%w: the correlation ID has %d bytes, at most %d of UTF-8", ErrInvalidMetadata, len(correlationID), maxCorrelationID)
+	}
+	for k, v := range metadata {
+		switch {
+		case len(k) > maxKey || !utf8.ValidString(k):
+			return fmt.Errorf("%w: a key has %d bytes, at most %d of UTF-8", ErrInvalidMetadata, len(k), maxKey)
+		case len(v) > maxValue || !utf8.ValidString(v):
+			return fmt.Errorf("%w: the value of %q has %d bytes, at most %d of UTF-8", ErrInvalidMetadata, k, len(v), maxValue)
+		}
+	}
+	return nil
 }
 
 // SendToControlJSON is SendToControl with value as JSON.

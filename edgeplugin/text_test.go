@@ -14,13 +14,13 @@ import (
 // odd is a plugin that says text wherever it can.
 type odd struct {
 	edgeplugin.BasePlugin
-	text string
-	log  func(edgeplugin.Logger)
+	text  string
+	start func(edgeplugin.Context)
 }
 
 func (o *odd) Initialize(ctx edgeplugin.Context, _ map[string]string) error {
-	if o.log != nil {
-		o.log(ctx.Services.Logger())
+	if o.start != nil {
+		o.start(ctx)
 	}
 	return nil
 }
@@ -76,7 +76,8 @@ func TestGwGetsTextsWhateverIsInThem(t *testing.T) {
 
 func TestALineOfAPluginCostsNoOther(t *testing.T) {
 	const n = 900
-	run := edgeplugintest.Start(t, &odd{BasePlugin: base("odd"), log: func(l edgeplugin.Logger) {
+	run := edgeplugintest.Start(t, &odd{BasePlugin: base("odd"), start: func(ctx edgeplugin.Context) {
+		l := ctx.Services.Logger()
 		l.Info("bytes", "key\xff", "\xff")
 		l.Info("long", "value", strings.Repeat("x", 10<<20), "lost", "y")
 		l.Info("many", make([]any, 1000)...)

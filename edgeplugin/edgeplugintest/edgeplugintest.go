@@ -382,7 +382,7 @@ func (h *host) values(call string) (map[string]value, error) {
 func (h *host) SendToControl(_ context.Context, r *pluginv1.SendToControlRequest) (*pluginv1.SendToControlResponse, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	answer := &pluginv1.SendToControlResponse{Pending: int64(len(h.sent)), Refusal: refusal(h.sendError, r)}
+	answer := &pluginv1.SendToControlResponse{Pending: int64(len(h.sent)), Refusal: refusal(h.sendError)}
 	if answer.Refusal != pluginv1.Refusal_REFUSAL_UNSPECIFIED {
 		answer.Message = "refused by the test"
 		return answer, nil
@@ -397,16 +397,12 @@ func (h *host) SendToControl(_ context.Context, r *pluginv1.SendToControlRequest
 	return answer, nil
 }
 
-// refusal says why a payload is not taken: for the limits that gw has, and for what the test wants.
-func refusal(err error, r *pluginv1.SendToControlRequest) pluginv1.Refusal {
-	tooLong := len(r.Metadata) > 50 || len(r.CorrelationId) > 256
-	for k, v := range r.Metadata {
-		tooLong = tooLong || len(k) > 256 || len(v) > 4096
-	}
+// refusal says why the test wants a payload not to be taken. What breaks a limit doesn't get here.
+func refusal(err error) pluginv1.Refusal {
 	switch {
-	case len(r.Payload) > 1<<20 || errors.Is(err, edgeplugin.ErrPayloadTooLarge):
+	case errors.Is(err, edgeplugin.ErrPayloadTooLarge):
 		return pluginv1.Refusal_REFUSAL_PAYLOAD_TOO_LARGE
-	case tooLong || errors.Is(err, edgeplugin.ErrInvalidMetadata):
+	case errors.Is(err, edgeplugin.ErrInvalidMetadata):
 		return pluginv1.Refusal_REFUSAL_INVALID_METADATA
 	case errors.Is(err, edgeplugin.ErrQueueFull):
 		return pluginv1.Refusal_REFUSAL_QUEUE_FULL

@@ -124,7 +124,7 @@ func (p *process) initialize(ctx context.Context, inst *instance) error {
 	inst.server = newHostServer(p)
 	id := d.broker.NextId()
 	go d.broker.AcceptAndServe(id, func(o []grpc.ServerOption) *grpc.Server { // ends with the client
-		s := grpc.NewServer(append(o, grpc.MaxRecvMsgSize(maxMessage))...)
+		s := grpc.NewServer(append(o, grpc.MaxRecvMsgSize(maxHostMessage), grpc.MaxConcurrentStreams(maxHostCalls))...)
 		pluginv1.RegisterHostServer(s, inst.server)
 		return s
 	})

@@ -33,6 +33,10 @@ const (
 	// maxCalls bounds the calls one process works on at once; more fail at once, so that a slow plugin holds a bounded
 	// number of requests.
 	maxCalls = 512
+	// maxHostCalls bounds the calls of one process that gw works on at once, and maxHostMessage what each may bring: a
+	// payload with its metadata, a value, or a batch of log lines. More calls wait in the process.
+	maxHostCalls   = 128
+	maxHostMessage = 2 << 20
 )
 
 // KV is what one plugin keeps. Its methods are called from any goroutine.

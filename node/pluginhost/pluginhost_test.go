@@ -265,6 +265,43 @@ func TestSendErrorsAreThemselvesInsideThePlugin(t *testing.T) {
 	}
 }
 
+func TestWhatAPluginSendsIsBounded(t *testing.T) {
+	var mu sync.Mutex
+	running, most := 0, 0
+	h := newHost(t, Config{
+		KV: func(uint32) KV { return newMemory() },
+		Send: func(ctx context.Context, _ uint32, payload []byte, _ string, _ map[string]string) (int64, error) {
+			mu.Lock()
+			running++
+			most = max(most, running)
+			mu.Unlock()
+			<-ctx.Done()
+			mu.Lock()
+			running--
+			mu.Unlock()
+			return 0, ctx.Err()
+		}})
+	s := adopt(t, h, testPlugin(nil))
+	if _, err := ask(t, s, "send 200 at once", "x"); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if most > maxHostCalls || most == 0 {
+		t.Errorf("%d calls to gw ran at once, want at most %d", most, maxHostCalls)
+	}
+	large := strings.Repeat("x", 3<<20)
+	if d, err := ask(t, s, "send", large); err != nil || string(d.ResponseBody) != "0 true false false" {
+		t.Errorf("a payload of 3 MiB: %q, %v", d.GetResponseBody(), err)
+	}
+	if _, err := ask(t, s, "write", large); err == nil || !strings.Contains(err.Error(), "larger than max") {
+		t.Errorf("a value of 3 MiB: %v", err)
+	}
+	if d, err := ask(t, s, "write", large[:1<<20]); err != nil || string(d.ResponseBody) != "written" {
+		t.Errorf("a value of 1 MiB: %v, %v", d, err)
+	}
+}
+
 func TestKVOfAPlugin(t *testing.T) {
 	kv := newMemory()
 	h := newHost(t, Config{KV: func(plugin uint32) KV {

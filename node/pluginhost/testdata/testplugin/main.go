@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	goplugin "github.com/hashicorp/go-plugin"
@@ -125,6 +126,16 @@ func (p *plugin) HandlePreAuth(ctx edgeplugin.Context, req *edgeplugin.EnrichedR
 	case "send":
 		n, err := edgeplugin.SendToControl(ctx, req.Body, "c", map[string]string{"k": "v"})
 		return said(fmt.Sprintf("%d %v %v %v", n, errors.Is(err, edgeplugin.ErrPayloadTooLarge), errors.Is(err, edgeplugin.ErrInvalidMetadata), errors.Is(err, edgeplugin.ErrQueueFull))), nil
+	case "send 200 at once":
+		limited, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		var sends sync.WaitGroup
+		for range 200 {
+			sends.Go(func() { _, _ = edgeplugin.SendToControl(limited, req.Body, "", nil) })
+		}
+		sends.Wait()
+	case "write":
+		return said("written"), ctx.Services.KV().Write(ctx, "k", req.Body)
 	case "kv":
 		return p.useKV(ctx, ctx.Services.KV())
 	}
