@@ -63,14 +63,16 @@ type PluginResponse struct {
 	// removed before.
 	Headers       map[string]string
 	RemoveHeaders []string
-	// Body replaces the request's body, if it is not nil.
+	// Body replaces the request's body, if it is not nil. A Content-Encoding goes with the old one, unless Headers has it.
 	Body []byte
-	// ResponseBody is the caller's answer with Block; from OnResponse it replaces the answer's body, if it is not nil.
+	// ResponseBody is the caller's answer with Block; from OnResponse it replaces the answer's body, if it is not nil; a
+	// Content-Encoding goes with the old one, unless Headers has it.
 	ResponseBody []byte
 	// ErrorMessage is told the caller in gw's own form of an error if Block is set and ResponseBody is nil, up to 1,000
 	// bytes of it.
 	ErrorMessage string
-	// App is who an AuthHandler says the caller is.
+	// App is who an AuthHandler says the caller is. The caller's Authorization, X-Api-Key and Api-Key then stay at gw; those
+	// in Headers, of this answer or a PostAuthHandler's, go to the upstream.
 	App *App
 }
 

@@ -19,7 +19,6 @@ func (x *exchange) authenticate() *refusal {
 	for _, name := range credentialHeaders {
 		if values := x.r.Header[name]; len(values) == 1 {
 			if token = tokenIn(name, values[0]); token != "" {
-				x.credential = name
 				break
 			}
 		}
@@ -34,7 +33,21 @@ func (x *exchange) authenticate() *refusal {
 		return x.unauthenticated(err)
 	}
 	x.app, x.hash = app, hash
+	if x.openAI { // to vendors nothing goes by which callers show who they are; APIs may have credentials of their own
+		x.dropCredentials()
+	}
 	return nil
+}
+
+// dropCredentials takes off the request, whose caller is known now, what callers show who they are with. What plugins set
+// from then on is for the upstream.
+func (x *exchange) dropCredentials() {
+	for _, name := range credentialHeaders {
+		delete(x.r.Header, name)
+	}
+	if x.openAI {
+		delete(x.r.Header, "X-Goog-Api-Key")
+	}
 }
 
 // tokenIn returns the token of the gateway a header holds, or "".

@@ -32,7 +32,6 @@ type exchange struct {
 	series     *targetMetrics
 	app        *App
 	hash       [32]byte // of the token, if app is set
-	credential string   // the header the token came in
 	cuts       uint64   // how often streams had been cut when the token was checked
 	model      string
 	body       []byte // the request's body, as far as it was read before forwarding
@@ -41,7 +40,6 @@ type exchange struct {
 	chunk      uint64 // pieces of the answer shown to plugins
 	held       bool   // serving.plugins are held for it
 	vouched    bool   // a plugin said who the app is, no token
-	stripped   bool   // credentials in headers were for a plugin, and stay here
 
 	// What became of it.
 	upstream       *upstream

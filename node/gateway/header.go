@@ -75,9 +75,7 @@ func (x *exchange) outboundHeader() *refusal {
 func (x *exchange) dropsRequest(name string, values []string) bool {
 	switch name {
 	case "Authorization", "X-Api-Key", "Api-Key":
-		return x.target.kind == kindLLM || name == x.credential || x.stripped || holdsToken(name, values)
-	case "X-Goog-Api-Key":
-		return x.target.kind == kindLLM
+		return holdsToken(name, values)
 	case "Openai-Organization", "Openai-Project":
 		return x.target.kind == kindLLM && x.target.credential != nil
 	case "Expect":

@@ -86,13 +86,16 @@ func (x *exchange) ask(chain []int, hook pluginv1.Hook) (out outcome, over bool)
 		if d.Block {
 			return x.blocked(d, hook), true
 		}
+		vouches := hook == pluginv1.Hook_HOOK_AUTH && d.Authenticated != nil
+		if vouches {
+			x.vouch(d.Authenticated)
+		}
 		if d.Modified {
 			if r := x.modify(d); r != nil {
 				return x.end(r), true
 			}
 		}
-		if hook == pluginv1.Hook_HOOK_AUTH && d.Authenticated != nil {
-			x.vouch(d)
+		if vouches {
 			return complete, false
 		}
 	}
@@ -201,6 +204,9 @@ func (x *exchange) showBody(r *pluginv1.Request, limit int64) error {
 
 // modify changes the request as a plugin said.
 func (x *exchange) modify(d *pluginv1.Decision) *refusal {
+	if d.ReplaceBody {
+		delete(x.r.Header, "Content-Encoding") // it was the other body's
+	}
 	editHeader(x.r.Header, d)
 	if !d.ReplaceBody {
 		return nil
@@ -214,7 +220,6 @@ func (x *exchange) modify(d *pluginv1.Decision) *refusal {
 		return overloaded
 	}
 	x.body, x.bodyRead = d.Body, true
-	delete(x.r.Header, "Content-Encoding")
 	return nil
 }
 
@@ -246,17 +251,17 @@ func editable(name string) bool {
 	return name != "Host" && name != "Content-Length" && !hopByHop(name) && !strings.HasPrefix(name, gatewayHeaders)
 }
 
-// vouch takes a plugin's word for who the caller is. The credential it was known by stays here, unless the plugin itself
-// decided about headers.
-func (x *exchange) vouch(d *pluginv1.Decision) {
-	targets := d.Authenticated.Targets
+// vouch takes a plugin's word for who the caller is. The credential it was known by stays here, unless the plugin sets it
+// itself.
+func (x *exchange) vouch(app *pluginv1.App) {
+	targets := app.Targets
 	if len(targets) == 0 {
 		targets = []string{x.target.ref}
 	}
 	x.cuts = x.g.streams.cuts.Load()
-	x.app = NewApp(d.Authenticated.Id, d.Authenticated.Name, "", targets, d.Authenticated.Policies)
+	x.app = NewApp(app.Id, app.Name, "", targets, app.Policies)
 	x.vouched = true
-	x.stripped = !d.Modified
+	x.dropCredentials()
 }
 
 // blocked answers as a plugin said, in place of the upstream.

@@ -56,6 +56,10 @@ func (x *exchange) onResponse(f *flow, resp *http.Response) (out outcome, over b
 		case !d.Modified:
 			continue
 		}
+		replaces := d.ReplaceBody && !f.streams && x.r.Method != http.MethodHead
+		if replaces {
+			delete(resp.Header, "Content-Encoding") // it was the other body's
+		}
 		editHeader(resp.Header, d)
 		if d.StatusCode >= 200 && d.StatusCode <= 599 {
 			resp.StatusCode = int(d.StatusCode)
@@ -65,12 +69,11 @@ func (x *exchange) onResponse(f *flow, resp *http.Response) (out outcome, over b
 			delete(resp.Header, "Content-Length")
 			continue
 		}
-		if d.ReplaceBody && !f.streams && x.r.Method != http.MethodHead {
+		if replaces {
 			body, whole = d.Body, true
 			resp.Body = io.NopCloser(bytes.NewReader(body))
 			resp.ContentLength = int64(len(body))
 			resp.Header["Content-Length"] = []string{strconv.Itoa(len(body))}
-			delete(resp.Header, "Content-Encoding")
 		}
 	}
 	return complete, false

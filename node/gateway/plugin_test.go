@@ -317,6 +317,102 @@ func TestAPluginAuthenticates(t *testing.T) {
 	send(t, "GET", e.url+"/v1/models", "", "Authorization", "Basic good").want(t, 401, "invalid_api_key")
 }
 
+// TestCallersCredentialsStayAndThoseOfPluginsDoNot has callers whom a token or a plugin makes known, and plugins that set
+// what the upstream wants to see.
+func TestCallersCredentialsStayAndThoseOfPluginsDoNot(t *testing.T) {
+	upstreams := map[string]string{"Authorization": "Bearer for-the-upstream"}
+	other := map[string]string{"X-Added": "yes"}
+	edit := func(h map[string]string) *pluginv1.Decision {
+		d := &pluginv1.Decision{Modified: h != nil}
+		for name, value := range h {
+			d.Headers = append(d.Headers, &pluginv1.Header{Name: name, Values: []string{value}})
+		}
+		return d
+	}
+	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.Header.Get("Authorization"), r.Header.Get("X-Api-Key"))
+	})
+	for name, c := range map[string]struct {
+		path, authorization string
+		atAuth, atPostAuth  map[string]string // what the plugin sets
+		replace             bool              // the body too, at auth
+		want                string
+	}{
+		"a token":                    {"/a", "gw", nil, nil, false, ""},
+		"a token, and post_auth":     {"/a", "gw", nil, upstreams, false, "Bearer for-the-upstream"},
+		"vouched":                    {"/a", "Basic x", nil, nil, false, ""},
+		"vouched, another header":    {"/a", "Basic x", other, nil, false, ""},
+		"vouched, another body":      {"/a", "Basic x", nil, nil, true, ""},
+		"vouched with a credential":  {"/a", "Basic x", upstreams, nil, false, "Bearer for-the-upstream"},
+		"vouched, and post_auth":     {"/a", "Basic x", nil, upstreams, false, "Bearer for-the-upstream"},
+		"LLM: a token":               {"/llm/m", "gw", nil, nil, false, ""},
+		"LLM: a token and post_auth": {"/llm/m", "gw", nil, upstreams, false, "Bearer for-the-upstream"},
+		"LLM: vouched":               {"/llm/m", "Basic x", other, nil, false, ""},
+		"LLM: vouched with one":      {"/llm/m", "Basic x", upstreams, nil, false, "Bearer for-the-upstream"},
+		"LLM of any name":            {"/v1/x", "gw", nil, upstreams, false, "Bearer for-the-upstream"},
+		"LLM of any name, vouched":   {"/v1/x", "Basic x", nil, upstreams, false, "Bearer for-the-upstream"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &scripted{request: func(_ int, hook pluginv1.Hook, r *pluginv1.Request) (*pluginv1.Decision, error) {
+				if hook == pluginv1.Hook_HOOK_POST_AUTH {
+					if strings.Contains(r.String(), "Basic") {
+						t.Errorf("post_auth is shown the credential: %v", r)
+					}
+					return edit(c.atPostAuth), nil
+				}
+				if c.authorization == "gw" {
+					return &pluginv1.Decision{}, nil
+				}
+				d := edit(c.atAuth)
+				d.Authenticated = &pluginv1.App{Id: "u", Name: "ann"}
+				if c.replace {
+					d.Modified, d.ReplaceBody, d.Body = true, true, []byte("new")
+				}
+				return d, nil
+			}}
+			e := startPlugins(t, p, api("a", "paths: [/a]\nupstreams: [{url: "+up+"}]")+llmOf("m", "base_url: "+up)+pluginOf("p", 1, "hooks: [auth, post_auth]"))
+			authorization, apiKey := c.authorization, "caller's"
+			if authorization == "gw" {
+				authorization = "Bearer " + e.tokens.issue("*")
+			}
+			if c.path == "/a" && c.authorization == "gw" {
+				apiKey = "" // it is for the API
+			}
+			r := send(t, "POST", e.url+c.path, `{"model":"m/x"}`, "Authorization", authorization, "X-Api-Key", apiKey, "Content-Type", "application/json")
+			if r.status != 200 || r.body != c.want {
+				t.Errorf("%d, the upstream got %q, want %q", r.status, r.body, c.want)
+			}
+		})
+	}
+}
+
+func TestABodyOfAPluginKeepsItsEncoding(t *testing.T) {
+	encoded := func(encoding string) *pluginv1.Decision {
+		d := &pluginv1.Decision{Modified: true, ReplaceBody: true, Body: []byte("new")}
+		if encoding != "" {
+			d.Headers = []*pluginv1.Header{{Name: "Content-Encoding", Values: []string{encoding}}}
+		}
+		return d
+	}
+	for _, encoding := range []string{"", "br"} {
+		p := &scripted{
+			request:  func(int, pluginv1.Hook, *pluginv1.Request) (*pluginv1.Decision, error) { return encoded(encoding), nil },
+			response: func(int, *pluginv1.Response) (*pluginv1.Decision, error) { return encoded(encoding), nil },
+		}
+		got := make(chan string, 1)
+		up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
+			got <- r.Header.Get("Content-Encoding")
+			w.Header().Set("Content-Encoding", "zstd")
+			io.WriteString(w, "old")
+		})
+		e := startPlugins(t, p, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+up+"}]")+pluginOf("p", 1, "hooks: [post_auth, on_response]"))
+		r := send(t, "POST", e.url+"/a", "old", "Content-Encoding", "zstd")
+		if request := <-got; request != encoding || r.header.Get("Content-Encoding") != encoding || r.body != "new" {
+			t.Errorf("%q: upstream got %q, caller %q with %q", encoding, request, r.header.Get("Content-Encoding"), r.body)
+		}
+	}
+}
+
 func TestAFailingPluginFailsAsItsResourceSays(t *testing.T) {
 	broken := errors.New("not running")
 	p := &scripted{
