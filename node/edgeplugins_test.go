@@ -11,7 +11,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"gw/rpc"
 	"gw/rpc/gwv1"
 )
 
@@ -134,6 +136,55 @@ func TestAPluginIsReplacedWithoutLosingARequest(t *testing.T) {
 	}
 	if pid := w.edge.plugins.States()[0].PID; pid == first || served.Load() == 0 {
 		t.Errorf("pid %d, was %d; %d requests", pid, first, served.Load())
+	}
+}
+
+// A hub plugin that is changed takes over from the one before without a payload in between that fails.
+func TestAHubPluginIsReplacedWithoutLosingAPayload(t *testing.T) {
+	w := startTogether(t)
+	audit := buildPlugin(t, "auditlog")
+	plugins := w.hub.plugins
+	pid := func() int {
+		if states := plugins.host.States(); len(states) == 1 {
+			return states[0].PID
+		}
+		return 0
+	}
+	save := func(keep string) {
+		was := pid()
+		w.apply(t, "kind: Plugin\nmetadata: {name: audit, namespace: global}\nspec:\n  type: hub\n  id: 7\n  command: file://"+audit+"\n  config: {keep: "+keep+"}\n")
+		for end := time.Now().Add(20 * time.Second); pid() == was || pid() == 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("the plugin was not started: %+v", plugins.host.States())
+			}
+		}
+	}
+	save("1h")
+	stop, failed := make(chan struct{}), make(chan string, 1)
+	served := 0
+	go func() {
+		defer close(failed)
+		for ; ; served++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if handled, err := plugins.Accept(w.ctx, 7, rpc.Payload{Payload: []byte("[]"), Metadata: map[string]string{"type": "audit_records"}}, nil); !handled || err != nil {
+				failed <- fmt.Sprintf("payload %d: handled %v, %v", served, handled, err)
+				return
+			}
+		}
+	}()
+	for _, keep := range []string{"2h", "3h", "4h"} {
+		save(keep)
+	}
+	close(stop)
+	for problem := range failed {
+		t.Error(problem)
+	}
+	if served == 0 {
+		t.Error("no payload was taken")
 	}
 }
 

@@ -20,6 +20,9 @@ import (
 	"gw/rpc/resource"
 )
 
+// hubPluginsWait is how long a hub plugin that was changed may take to start before the one it replaces ends.
+const hubPluginsWait = 10 * time.Second
+
 // hubPlugins are the plugins of this hub. They run while it leads; elsewhere it is only seen whether they could.
 type hubPlugins struct {
 	host  *pluginhost.Host
@@ -65,7 +68,11 @@ func (h *hubPlugins) lead(ctx context.Context) error {
 		}
 		wanted := h.configured(st)
 		if !h.leads.Load() || !slices.EqualFunc(running, wanted, func(a, b pluginhost.Plugin) bool { return a.Name == b.Name && a.Digest == b.Digest }) {
-			h.host.Adopt(h.host.Assemble(wanted))
+			next := h.host.Assemble(wanted)
+			if h.leads.Load() { // those before take payloads meanwhile
+				next.Wait(ctx, hubPluginsWait)
+			}
+			h.host.Adopt(next)
 			running = wanted
 			h.leads.Store(true)
 		}

@@ -23,9 +23,14 @@ type Payload struct {
 // err is what it said went wrong. Otherwise err wraps ErrNoPlugin, ErrNotRunning, ErrBusy, ErrCrashed, ErrTooSlow or
 // ErrTooMuch, or is what the plugin said, or nil; with the last two the plugin does not want the payload.
 func (h *Host) AcceptEdgePayload(ctx context.Context, plugin uint32, p Payload, kv KV) (handled bool, err error) {
-	proc, err := h.find(plugin)
-	if err != nil {
-		return false, err
+	set := h.hold()
+	if set == nil {
+		return false, ErrNoPlugin
+	}
+	defer set.Release() // a set that is replaced meanwhile ends after the call
+	proc := set.find(plugin)
+	if proc == nil {
+		return false, ErrNoPlugin
 	}
 	var answer *pluginv1.AcceptEdgePayloadResponse
 	err = proc.call(ctx, func(ctx context.Context, inst *instance) (err error) {

@@ -245,16 +245,23 @@ func (h *Host) set() *Set {
 	return h.current
 }
 
-// find returns the current set's process of a plugin.
-func (h *Host) find(id uint32) (*process, error) {
-	if s := h.set(); s != nil {
-		for i := range s.plugins {
-			if s.plugins[i].ID == id {
-				return s.procs[i], nil
-			}
+// hold returns the current set, to be released; nil: there is none yet.
+func (h *Host) hold() *Set {
+	for {
+		if s := h.set(); s == nil || s.Hold() {
+			return s
+		} // it has been replaced since
+	}
+}
+
+// find returns the set's process of a plugin, nil if there is none.
+func (s *Set) find(id uint32) *process {
+	for i := range s.plugins {
+		if s.plugins[i].ID == id {
+			return s.procs[i]
 		}
 	}
-	return nil, ErrNoPlugin
+	return nil
 }
 
 // Why a plugin could not be asked, or did not answer. A call's error wraps one of these, or is what the plugin said.

@@ -626,6 +626,35 @@ func TestAReplacedPluginEndsWithItsLastRequest(t *testing.T) {
 	}
 }
 
+func TestAReplacedPluginEndsWithItsLastPayload(t *testing.T) {
+	pace := quick
+	pace.Shutdown = time.Millisecond
+	h := newHost(t, Config{Pace: pace})
+	file := filepath.Join(t.TempDir(), "busy")
+	old := adopt(t, h, testPlugin(map[string]string{"file": file}))
+	oldPID := h.States()[0].PID
+	outcome := make(chan error, 1)
+	go func() {
+		handled, err := h.AcceptEdgePayload(t.Context(), 7, Payload{Payload: []byte("wait")}, newMemory())
+		if err == nil && !handled {
+			err = errors.New("not handled")
+		}
+		outcome <- err
+	}()
+	eventually(t, "the plugin has the payload", func() bool { _, err := os.Stat(file); return err == nil })
+	adopt(t, h, testPlugin(map[string]string{"mode": "other"}))
+	if n := old.holds.Load(); n != 1 {
+		t.Errorf("the old set is held %d times, want once, for the payload", n)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-outcome; err != nil {
+		t.Errorf("the payload: %v", err)
+	}
+	eventually(t, "the old process has ended", func() bool { return !alive(oldPID) })
+}
+
 func TestAnUnchangedPluginKeepsItsProcess(t *testing.T) {
 	h := newHost(t, Config{})
 	adopt(t, h, testPlugin(nil))

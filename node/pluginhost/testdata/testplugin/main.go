@@ -183,6 +183,16 @@ func (p *plugin) AcceptEdgePayload(ctx edgeplugin.Context, e *edgeplugin.EdgePay
 	case "hang":
 		<-ctx.Done()
 		time.Sleep(time.Hour)
+	case "wait":
+		if err := os.WriteFile(p.config["file"], nil, 0o600); err != nil {
+			return false, err
+		}
+		for { // until the test has removed the file
+			if _, err := os.Stat(p.config["file"]); err != nil {
+				return true, nil
+			}
+			time.Sleep(time.Millisecond)
+		}
 	case "refuse":
 		return false, errors.New("not mine")
 	case "late":
