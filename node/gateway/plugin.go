@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
@@ -284,6 +286,9 @@ func (x *exchange) blocked(d *pluginv1.Decision, hook pluginv1.Hook) outcome {
 		editHeader(x.w.Header(), d)
 		return x.end(r)
 	}
+	if !x.takeMemory(len(d.ResponseBody)) {
+		return x.end(overloaded)
+	}
 	if status >= 400 {
 		x.code = "blocked_by_plugin"
 	}
@@ -305,13 +310,28 @@ func (x *exchange) whole(status int, body []byte) outcome {
 	if x.r.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified {
 		return complete
 	}
-	n, err := x.w.Write(body)
-	x.bytes += int64(n)
-	if err != nil {
+	if err := x.passWhole(body); err != nil {
 		x.code, x.aborted = clientGone.code, true
 		return abort
 	}
 	return complete
+}
+
+// passWhole writes an answer's body to a caller who has to take every piece in time, though no watchdog may run.
+func (x *exchange) passWhole(body []byte) error {
+	rc := http.NewResponseController(x.w)
+	for piece := range slices.Chunk(body, copyBuffer) {
+		_ = rc.SetWriteDeadline(time.Now().Add(x.target.timeouts.idle))
+		n, err := x.w.Write(piece)
+		x.bytes += int64(n)
+		if err != nil {
+			return err
+		}
+	}
+	if err := rc.Flush(); err != nil { // while the time counts
+		return err
+	}
+	return rc.SetWriteDeadline(time.Time{})
 }
 
 // pluginsFirst asks the plugins of the LLM that a /v1 request names, if any are to be asked before the caller is known:

@@ -70,6 +70,9 @@ func (x *exchange) onResponse(f *flow, resp *http.Response) (out outcome, over b
 			continue
 		}
 		if replaces {
+			if !x.takeMemory(len(d.Body)) {
+				return x.end(overloaded), true
+			}
 			body, whole = d.Body, true
 			resp.Body = io.NopCloser(bytes.NewReader(body))
 			resp.ContentLength = int64(len(body))

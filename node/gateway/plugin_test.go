@@ -525,6 +525,50 @@ func TestUpstreamsAreAskedForAnswersThatPluginsCanRead(t *testing.T) {
 	}
 }
 
+// TestACallerWhoTakesNoAnswerOfAPluginIsLeft has a caller who never reads.
+func TestACallerWhoTakesNoAnswerOfAPluginIsLeft(t *testing.T) {
+	body := make([]byte, 32<<20)
+	asked := make(chan struct{})
+	p := &scripted{request: func(int, pluginv1.Hook, *pluginv1.Request) (*pluginv1.Decision, error) {
+		close(asked)
+		return &pluginv1.Decision{Block: true, StatusCode: 200, ResponseBody: body}, nil
+	}}
+	e := startPlugins(t, p, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+echo(t)+"}]\ntimeouts: {idle: 50ms}")+pluginOf("p", 1, "hooks: [pre_auth]"))
+	e.dial(t, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-asked
+	lines := e.lines(t) // waits until the request is over
+	if len(lines) != 1 || lines[0]["error"] != "client_gone" {
+		t.Errorf("logged %v", lines)
+	}
+}
+
+func TestAnswersOfPluginsCountAsHeld(t *testing.T) {
+	large := make([]byte, 150_000)
+	p := &scripted{
+		request: func(_ int, hook pluginv1.Hook, r *pluginv1.Request) (*pluginv1.Decision, error) {
+			return &pluginv1.Decision{Block: r.Query == "block", StatusCode: 200, ResponseBody: large}, nil
+		},
+		response: func(int, *pluginv1.Response) (*pluginv1.Decision, error) {
+			return &pluginv1.Decision{Modified: true, ReplaceBody: true, Body: large}, nil
+		},
+	}
+	e := start(t, Config{MaxBufferedBodies: 200_000}, "")
+	e.Swap(compile(t, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+echo(t)+"}]")+pluginOf("p", 1, "hooks: [pre_auth, on_response]")), p)
+	for _, held := range []bool{false, true} {
+		if held && !e.memory.TryAcquire(100_000) {
+			t.Fatal("memory was not given back")
+		}
+		for _, query := range []string{"", "block"} {
+			r := send(t, "GET", e.url+"/a?"+query, "")
+			if held {
+				r.want(t, 503, "overloaded")
+			} else if r.status != 200 || len(r.body) != len(large) {
+				t.Errorf("%q: got %d with %d bytes", query, r.status, len(r.body))
+			}
+		}
+	}
+}
+
 // TestARefusedUpgradeIsShownToPlugins has an upstream that answers a request for a WebSocket as any other.
 func TestARefusedUpgradeIsShownToPlugins(t *testing.T) {
 	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
