@@ -56,7 +56,7 @@ func (p *process) launch() (inst *instance, err error) {
 	if err := checkFile(p.plugin.Path, p.plugin.SHA256); err != nil {
 		return nil, &StartError{p.plugin.Name, err}
 	}
-	sockets, err := p.host.dir()
+	sockets, err := p.host.socketDir()
 	if err != nil {
 		return nil, &StartError{p.plugin.Name, err}
 	}

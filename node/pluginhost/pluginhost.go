@@ -107,30 +107,19 @@ type Host struct {
 	c    Config
 	log  *slog.Logger
 	pace Pace
-	dir  func() (string, error) // of the sockets, made when the first plugin starts
 
 	mu      sync.Mutex
 	procs   map[string]*process // by the plugin's digest; guarded by mu, as is all below
 	current *Set                // nil: none yet
 	closed  bool
-	made    string         // what dir made; "": nothing yet
-	lock    *os.File       // held as long as made is there
+	sockets string         // the directory of the sockets; "": none yet
+	lock    *os.File       // held as long as sockets is there
 	running sync.WaitGroup // of processes
 }
 
 // New makes a host that runs nothing yet. Close it.
 func New(c Config) (*Host, error) {
 	h := &Host{c: c, log: c.Logger, pace: c.Pace.orDefault(), procs: map[string]*process{}}
-	h.dir = sync.OnceValues(func() (string, error) {
-		dir, lock, err := makeSocketDir()
-		if err != nil {
-			return "", fmt.Errorf("make the directory of plugins' sockets: %w", err)
-		}
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.made, h.lock = dir, lock
-		return dir, nil
-	})
 	if h.log == nil {
 		h.log = slog.Default()
 	}
@@ -148,12 +137,34 @@ func (h *Host) Close() error {
 	h.running.Wait()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.made == "" {
+	if h.sockets == "" {
 		return nil
 	}
-	err := errors.Join(os.RemoveAll(h.made), h.lock.Close())
-	h.made = ""
+	err := errors.Join(os.RemoveAll(h.sockets), h.lock.Close())
+	h.sockets = ""
 	return err
+}
+
+// socketDir returns the directory of the sockets. It is made when it is first wanted, and again if somebody removed it.
+func (h *Host) socketDir() (string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return "", errors.New("gw ends")
+	}
+	if h.sockets != "" {
+		if _, err := os.Stat(h.sockets); err == nil {
+			return h.sockets, nil
+		}
+		h.lock.Close()
+		h.sockets = ""
+	}
+	dir, lock, err := makeSocketDir()
+	if err != nil {
+		return "", fmt.Errorf("make the directory of plugins' sockets: %w", err)
+	}
+	h.sockets, h.lock = dir, lock
+	return dir, nil
 }
 
 // Prepare returns a set of the given plugins, having started those that no set runs yet. The error is resource.Errors if

@@ -681,14 +681,16 @@ func TestAnUnchangedPluginKeepsItsProcess(t *testing.T) {
 func TestNothingIsLeftAfterClose(t *testing.T) {
 	h := newHost(t, Config{})
 	adopt(t, h, testPlugin(nil))
-	pid := h.States()[0].PID
+	pid, sockets := h.States()[0].PID, h.sockets
 	if err := h.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if alive(pid) {
 		t.Error("the process is still there")
 	}
-	sockets, _ := h.dir()
+	if _, err := h.socketDir(); err == nil {
+		t.Error("a directory is made after Close")
+	}
 	if _, err := os.Stat(sockets); sockets == "" || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the sockets' directory: %v", err)
 	}
