@@ -126,6 +126,9 @@ func (x *exchange) pass(piece []byte, f flow) error {
 	x.dog.watch(waitClient)
 	n, err := x.w.Write(piece)
 	x.bytes += int64(n)
+	if f.events {
+		x.border.Write(piece[:n]) // never fails
+	}
 	if err != nil || !f.streams {
 		return err
 	}

@@ -51,8 +51,9 @@ type exchange struct {
 	wroteHeader    bool
 	answered       bool // the upstream did
 	upstreamFailed bool
-	lasting        bool // it was among the streams
-	scan           llm.Scanner
+	lasting        bool        // it was among the streams
+	scan           llm.Scanner // of what the upstream sent
+	border         llm.Border  // of what the caller was sent
 
 	cancel context.CancelCauseFunc
 	dog    *watchdog

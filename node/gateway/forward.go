@@ -237,7 +237,7 @@ func (x *exchange) broken(ctx context.Context, f flow, err error) outcome {
 		r, x.upstreamFailed, x.cause = upstreamBroken, true, fmt.Errorf("read answer: %w", err)
 	}
 	x.code, x.aborted = r.code, true
-	if !x.openAI || !f.events || !x.scan.AtBorder() {
+	if !x.openAI || !f.events || !f.scans || !x.border.Between() { // in what is encoded, no event can be written
 		_ = http.NewResponseController(x.w).Flush() // what did arrive, the caller gets
 		return abort
 	}

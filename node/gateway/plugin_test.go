@@ -511,6 +511,52 @@ func TestPiecesOfAStreamAreShownOnlyToWhoAsks(t *testing.T) {
 	}
 }
 
+// TestAStreamThatAPluginEndsIsAnErrorOnlyBetweenEvents has plugins that end a stream of a model at its second piece.
+func TestAStreamThatAPluginEndsIsAnErrorOnlyBetweenEvents(t *testing.T) {
+	const failed = `data: {"error":`
+	for name, c := range map[string]struct {
+		pieces [2]string
+		shown  string // in the place of the first
+		want   string // what arrives before the error
+		border bool
+	}{
+		"between":                    {[2]string{"data: 1\n\n", "data: 2"}, "data: 1\n\n", "data: 1\n\n", true},
+		"within":                     {[2]string{"data: 1", "\n\n"}, "data: 1", "data: 1", false},
+		"between, by the plugin":     {[2]string{"data: 1\n\ndata: 2", "3"}, "data: 1\n\n", "data: 1\n\n", true},
+		"within, by the plugin":      {[2]string{"data: 1\n\n", "data: 2\n\n"}, "data: 1\n", "data: 1\n", false},
+		"nothing, held back by them": {[2]string{"data: 1", "\n\n"}, "", "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := make(chan struct{})
+			up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "text/event-stream")
+				io.WriteString(w, c.pieces[0])
+				_ = http.NewResponseController(w).Flush()
+				<-asked
+				io.WriteString(w, c.pieces[1])
+			})
+			p := &scripted{chunk: func(_ int, chunk *pluginv1.StreamChunk) (*pluginv1.StreamChunkDecision, error) {
+				if chunk.Sequence == 0 {
+					defer close(asked)
+					return &pluginv1.StreamChunkDecision{Modified: true, Data: []byte(c.shown)}, nil
+				}
+				return &pluginv1.StreamChunkDecision{Block: true}, nil
+			}}
+			e := startPlugins(t, p, llmOf("m", "base_url: "+up)+pluginOf("p", 1, "hooks: [on_stream_chunk]"))
+			_, r := e.dial(t, "GET /llm/m/x HTTP/1.1\r\nHost: x\r\nApi-Key: "+e.tokens.issue("*")+"\r\n\r\n")
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(resp.Body)
+			text, event, found := strings.Cut(string(got), failed)
+			if text != c.want || found != c.border || (err == nil) != c.border || found && !strings.HasSuffix(event, "\n\n") {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+}
+
 func TestUpstreamsAreAskedForAnswersThatPluginsCanRead(t *testing.T) {
 	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("Accept-Encoding")) })
 	for _, c := range []struct {

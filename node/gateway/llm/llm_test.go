@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"mime/multipart"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -203,14 +204,19 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-func TestAtBorder(t *testing.T) {
+func TestBorder(t *testing.T) {
 	for body, want := range map[string]bool{
-		"": true, "data: x": false, "data: x\n": false, "data: x\n\n": true, "data: x\r\n\r\n": true, "data: x\n\nd": false, ": hi\n\n": true,
+		"": true, "\n": true, "data: x": false, "data: x\n": false, "data: x\n\n": true, "data: x\r\n\r\n": true, "data: x\r\n\r": false,
+		"data: x\n\nd": false, ": hi\n\n": true, "\x00": false,
 	} {
-		s := NewEventScanner()
-		s.Write([]byte(body))
-		if s.AtBorder() != want {
-			t.Errorf("%q: got %v", body, !want)
+		for size := 1; size <= max(1, len(body)); size++ {
+			var b Border
+			for piece := range slices.Chunk([]byte(body), size) {
+				b.Write(piece)
+			}
+			if b.Between() != want {
+				t.Errorf("%q in pieces of %d: got %v", body, size, !want)
+			}
 		}
 	}
 }

@@ -20,8 +20,6 @@ const maxUsage = 8 << 10
 type Scanner struct {
 	events bool
 	line   lineState
-	length int // of the current line
-	border bool
 	json   jsonState
 	usage  Usage
 }
@@ -35,7 +33,7 @@ const (
 )
 
 // NewEventScanner returns a scanner of an event stream.
-func NewEventScanner() Scanner { return Scanner{events: true, border: true} }
+func NewEventScanner() Scanner { return Scanner{events: true} }
 
 // Write takes the next piece. It never fails.
 func (s *Scanner) Write(p []byte) (int, error) {
@@ -56,21 +54,15 @@ func (s *Scanner) Write(p []byte) (int, error) {
 // Usage returns what was found so far.
 func (s *Scanner) Usage() Usage { return s.usage }
 
-// AtBorder reports whether an event stream stands between two events, where another one may follow.
-func (s *Scanner) AtBorder() bool { return s.border }
-
 func (s *Scanner) event(c byte) {
 	if c == '\n' {
-		s.border = s.length == 0
-		s.length, s.line = 0, lineStart
+		s.line = lineStart
 		s.json.reset()
 		return
 	}
 	if c == '\r' {
 		return
 	}
-	s.length++
-	s.border = false
 	switch {
 	case s.line == lineData:
 		if s.json.next(c) {
