@@ -47,12 +47,13 @@ type Options struct {
 
 // Run is a running plugin with what it did. Its methods may be called from any goroutine.
 type Run struct {
-	t      testing.TB
-	o      Options
-	plugin pluginv1.PluginClient
-	hooks  []pluginv1.Hook
-	host   *host
-	seq    atomic.Uint64 // of what gw would have made an ID for
+	t         testing.TB
+	o         Options
+	plugin    pluginv1.PluginClient
+	manifest  *pluginv1.ManifestResponse
+	host      *host
+	seq       atomic.Uint64 // of what gw would have made an ID for
+	accepting sync.Mutex    // held while a payload is with the plugin
 }
 
 // Start initializes a plugin and returns it running; it is shut down when the test ends. A plugin that can't be initialized
@@ -81,7 +82,7 @@ func Initialize(t testing.TB, p edgeplugin.Plugin, o Options) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.hooks = m.Hooks
+	r.manifest = m
 	if o.Name == "" {
 		r.o.Name = m.Name
 	}
@@ -136,7 +137,7 @@ type Answer struct {
 }
 
 // Do sends one request through the plugin's hooks and the upstream, in the order gw has. An empty RequestID or ExchangeID
-// becomes one of its own.
+// becomes one of its own. The plugin is shown the bodies that its manifest asks for.
 func (r *Run) Do(req *edgeplugin.EnrichedRequest) (a Answer) {
 	r.t.Helper()
 	q := *req
@@ -156,10 +157,10 @@ func (r *Run) Do(req *edgeplugin.EnrichedRequest) (a Answer) {
 		hook pluginv1.Hook
 		call func(context.Context, *pluginv1.Request, ...grpc.CallOption) (*pluginv1.Decision, error)
 	}{{pluginv1.Hook_HOOK_PRE_AUTH, r.plugin.HandlePreAuth}, {pluginv1.Hook_HOOK_AUTH, r.plugin.HandleAuth}, {pluginv1.Hook_HOOK_POST_AUTH, r.plugin.HandlePostAuth}} {
-		if !slices.Contains(r.hooks, hook.hook) {
+		if !slices.Contains(r.manifest.Hooks, hook.hook) {
 			continue
 		}
-		d, err := hook.call(ctx, wire(&q))
+		d, err := hook.call(ctx, r.shown(&q))
 		if err != nil {
 			a.Err = errors.New(status.Convert(err).Message())
 			return a
@@ -191,12 +192,14 @@ func (r *Run) answer(ctx context.Context, a Answer, q *edgeplugin.EnrichedReques
 	if a.Headers == nil {
 		a.Headers = map[string]string{}
 	}
-	if !slices.Contains(r.hooks, pluginv1.Hook_HOOK_ON_RESPONSE) {
+	if !slices.Contains(r.manifest.Hooks, pluginv1.Hook_HOOK_ON_RESPONSE) {
 		return a
 	}
-	shown := wire(q)
-	shown.Body = nil
-	d, err := r.plugin.OnResponse(ctx, &pluginv1.Response{Request: shown, StatusCode: int32(resp.StatusCode), Headers: headers(a.Headers), Body: resp.Body, Streams: resp.Streams})
+	shown := &pluginv1.Response{Request: wire(q), StatusCode: int32(resp.StatusCode), Headers: headers(a.Headers), Streams: resp.Streams}
+	if r.manifest.ResponseBodies {
+		shown.Body, shown.BodyOmitted = r.body(resp.Body, resp.BodyOmitted || resp.Streams)
+	}
+	d, err := r.plugin.OnResponse(ctx, shown)
 	switch {
 	case err != nil:
 		a.Err = errors.New(status.Convert(err).Message())
@@ -209,12 +212,36 @@ func (r *Run) answer(ctx context.Context, a Answer, q *edgeplugin.EnrichedReques
 		if d.StatusCode != 0 {
 			a.StatusCode = int(d.StatusCode)
 		}
-		if d.ReplaceBody {
+		if d.ReplaceBody && !resp.Streams {
 			a.Body = d.Body
 		}
 	}
 	return a
 }
+
+// shown is a request as the plugin sees it.
+func (r *Run) shown(q *edgeplugin.EnrichedRequest) *pluginv1.Request {
+	w := wire(q)
+	if r.manifest.RequestBodies {
+		w.Body, w.BodyOmitted = r.body(q.Body, q.BodyOmitted)
+	}
+	return w
+}
+
+// body is what the plugin is shown of a body that it asked for.
+func (r *Run) body(b []byte, omitted bool) ([]byte, bool) {
+	limit := r.manifest.MaxBodyBytes
+	if limit <= 0 || limit > maxBody {
+		limit = maxBody
+	}
+	if omitted || int64(len(b)) > limit {
+		return nil, true
+	}
+	return b, false
+}
+
+// maxBody is the largest body that gw shows a plugin.
+const maxBody = 4 << 20
 
 // Chunk shows the plugin one piece of an answer that streams and returns what is passed on; ok is false if it ends the
 // stream.
@@ -232,25 +259,28 @@ func (r *Run) Chunk(c *edgeplugin.StreamChunk) (data []byte, ok bool) {
 	return c.Data, true
 }
 
-// Accept hands a payload to a hub plugin. What the plugin writes to its KV with the context of the call is kept only if it
+// Accept hands a payload to a hub plugin, one at a time as a real hub does. What the plugin writes to its KV with the context of the call is kept only if it
 // handled the payload, as at a real hub.
 func (r *Run) Accept(p *edgeplugin.EdgePayload) (handled bool, err error) {
 	r.t.Helper()
+	r.accepting.Lock()
+	defer r.accepting.Unlock()
+	call := fmt.Sprintf("call-%d", r.seq.Add(1))
 	r.host.mu.Lock()
-	r.host.calls["call"] = maps.Clone(r.host.kv)
+	r.host.calls[call] = maps.Clone(r.host.kv)
 	r.host.mu.Unlock()
 	answer, err := r.plugin.AcceptEdgePayload(r.t.Context(), &pluginv1.EdgePayload{Payload: p.Payload, EdgeId: p.EdgeID, EdgeNamespace: p.EdgeNamespace,
-		CorrelationId: p.CorrelationID, Metadata: p.Metadata, EdgeTimestamp: p.EdgeTimestamp, ReceivedTimestamp: p.ReceivedTimestamp, CallId: "call"})
+		CorrelationId: p.CorrelationID, Metadata: p.Metadata, EdgeTimestamp: p.EdgeTimestamp, ReceivedTimestamp: p.ReceivedTimestamp, CallId: call})
 	r.host.mu.Lock()
 	defer r.host.mu.Unlock()
 	if err != nil {
-		delete(r.host.calls, "call")
+		delete(r.host.calls, call)
 		return false, errors.New(status.Convert(err).Message())
 	}
 	if answer.Handled {
-		r.host.kv = r.host.calls["call"]
+		r.host.kv = r.host.calls[call]
 	}
-	delete(r.host.calls, "call")
+	delete(r.host.calls, call)
 	if answer.Error != "" {
 		err = errors.New(answer.Error)
 	}
@@ -331,9 +361,10 @@ func edit(h map[string]string, d *pluginv1.Decision) {
 	}
 }
 
+// wire is a request without its body.
 func wire(q *edgeplugin.EnrichedRequest) *pluginv1.Request {
 	r := &pluginv1.Request{RequestId: q.RequestID, ExchangeId: q.ExchangeID, Method: q.Method, Path: q.Path, Query: q.Query, Host: q.Host, RemoteAddress: q.RemoteAddress,
-		Headers: headers(q.Headers), Body: q.Body, BodyOmitted: q.BodyOmitted, Target: q.Target, Model: q.Model}
+		Headers: headers(q.Headers), Target: q.Target, Model: q.Model}
 	if q.App != nil {
 		r.App = &pluginv1.App{Id: q.App.ID, Name: q.App.Name}
 	}
