@@ -51,7 +51,7 @@ type Log struct {
 
 	mu      sync.Mutex
 	records []Record
-	lost    int // while the queue was full
+	lost    int // that will not reach the hub
 }
 
 var (
@@ -62,8 +62,9 @@ var (
 )
 
 const (
-	batchRecords = 500    // in one payload
-	maxRecords   = 50_000 // kept while payloads can't be queued
+	batchRecords = 500     // in one payload
+	batchBytes   = 1 << 20 // which is what gw takes
+	maxRecords   = 50_000  // kept while payloads can't be queued
 )
 
 // New returns the plugin.
@@ -187,18 +188,48 @@ func (l *Log) send(ctx context.Context) error {
 		if len(batch) == 0 {
 			return nil
 		}
-		_, err := edgeplugin.SendToControlJSON(ctx, batch, batch[0].ExchangeID, map[string]string{"type": "audit_records"})
+		payload, n, err := encode(batch)
+		if err != nil {
+			return err
+		}
+		lost := 0
+		if n > 0 {
+			_, err = edgeplugin.SendToControl(ctx, payload, batch[0].ExchangeID, map[string]string{"type": "audit_records"})
+		} else { // the first is too large by itself
+			n, lost = 1, 1
+		}
 		if errors.Is(err, edgeplugin.ErrQueueFull) {
 			return err
 		}
-		err = errors.Join(err, l.write(batch))
+		err = errors.Join(err, l.write(batch[:n]))
 		l.mu.Lock()
-		l.records = l.records[len(batch):]
+		l.records = l.records[n:]
+		l.lost += lost
 		l.mu.Unlock()
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// encode returns the first n records as a JSON array of at most batchBytes.
+func encode(records []Record) (payload []byte, n int, err error) {
+	payload = []byte("[")
+	for _, r := range records {
+		b, err := json.Marshal(r)
+		if err != nil {
+			return nil, 0, err
+		}
+		if len(payload)+len(b)+len(",]") > batchBytes {
+			break
+		}
+		if n > 0 {
+			payload = append(payload, ',')
+		}
+		payload = append(payload, b...)
+		n++
+	}
+	return append(payload, ']'), n, nil
 }
 
 // write appends records to the file.
@@ -222,7 +253,7 @@ func (l *Log) Health(edgeplugin.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lost > 0 {
-		return fmt.Errorf("%d records were lost while the queue to the hub was full", l.lost)
+		return fmt.Errorf("%d records are lost to the hub: its queue was full, or they were too large", l.lost)
 	}
 	return nil
 }

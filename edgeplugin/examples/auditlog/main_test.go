@@ -76,3 +76,30 @@ func TestRecordsWaitWhileTheQueueIsFull(t *testing.T) {
 		t.Errorf("%d records are kept, want 1", len(l.records))
 	}
 }
+
+func TestBatchesOfLongPathsArePayloadsThatFit(t *testing.T) {
+	l := New()
+	run := edgeplugintest.Start(t, l, edgeplugintest.Options{})
+	const n = 100
+	for range n {
+		run.Do(&edgeplugin.EnrichedRequest{Target: "API/a", Path: "/" + strings.Repeat("p", 30<<10)})
+	}
+	run.Do(&edgeplugin.EnrichedRequest{Target: "API/a", Path: "/" + strings.Repeat("p", 1<<20)})
+	run.Do(&edgeplugin.EnrichedRequest{Target: "API/last"})
+	run.Shutdown()
+	var records []Record
+	payloads := run.Payloads()
+	for _, p := range payloads {
+		var batch []Record
+		if err := json.Unmarshal(p.Payload, &batch); err != nil {
+			t.Fatal(err)
+		}
+		records = append(records, batch...)
+	}
+	if len(records) != n+1 || records[n].Target != "API/last" || len(payloads) > 6 {
+		t.Errorf("%d records in %d payloads, want %d in a few", len(records), len(payloads), n+1)
+	}
+	if l.lost != 1 {
+		t.Errorf("%d records are counted as lost, want the one that fits into no payload", l.lost)
+	}
+}
