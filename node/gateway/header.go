@@ -32,7 +32,7 @@ func claimsOrigin(name string) bool {
 // outboundHeader turns the request's header into the upstream's, in place. It returns what can't be served.
 func (x *exchange) outboundHeader() *refusal {
 	h, t := x.r.Header, x.target
-	dropNamed(h, h["Connection"])
+	leaveConnection(h)
 	trailers := hasToken(h["Te"], "trailers")
 	for name, values := range h {
 		switch name[0] {
@@ -114,12 +114,26 @@ func clientIP(remote string) string {
 	return remote
 }
 
+// leaveConnection removes from a request's header what the caller says is of the connection only; but a wish to switch
+// protocols is kept. What is set from then on stays, whatever the caller named.
+func leaveConnection(h http.Header) {
+	connection := h["Connection"]
+	if connection == nil {
+		return
+	}
+	dropNamed(h, connection)
+	delete(h, "Connection")
+	if hasToken(connection, "upgrade") {
+		h["Connection"] = []string{"Upgrade"}
+	}
+}
+
 // dropNamed removes the headers that values of Connection name.
 func dropNamed(h http.Header, connection []string) {
 	for _, v := range connection {
 		for name := range strings.SplitSeq(v, ",") {
 			switch name = http.CanonicalHeaderKey(strings.Trim(name, " \t")); name {
-			case "Close", "Keep-Alive", "":
+			case "Close", "Keep-Alive", "Upgrade", "": // are no headers, or go anyway
 			default:
 				delete(h, name)
 			}

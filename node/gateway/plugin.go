@@ -206,6 +206,7 @@ func (x *exchange) showBody(r *pluginv1.Request, limit int64) error {
 
 // modify changes the request as a plugin said.
 func (x *exchange) modify(d *pluginv1.Decision) *refusal {
+	leaveConnection(x.r.Header)
 	if d.ReplaceBody {
 		delete(x.r.Header, "Content-Encoding") // it was the other body's
 	}

@@ -386,6 +386,27 @@ func TestCallersCredentialsStayAndThoseOfPluginsDoNot(t *testing.T) {
 	}
 }
 
+// TestCallersDoNotTakeOffWhatPluginsSet has callers who say that the plugin's header is one of their connection.
+func TestCallersDoNotTakeOffWhatPluginsSet(t *testing.T) {
+	p := &scripted{request: func(int, pluginv1.Hook, *pluginv1.Request) (*pluginv1.Decision, error) {
+		return &pluginv1.Decision{Modified: true, Headers: []*pluginv1.Header{{Name: "X-Added", Values: []string{"by the plugin"}}}}, nil
+	}}
+	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s, %s, upgrade to %q, mine %q", r.Header["Connection"], r.Header["X-Added"], r.Header["Upgrade"], r.Header["X-Mine"])
+	})
+	e := startPlugins(t, p, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+up+"}]")+pluginOf("p", 1, "hooks: [pre_auth, post_auth]"))
+	for connection, want := range map[string]string{
+		"Connection: X-Added, x-mine":                                   `[], [by the plugin], upgrade to [], mine []`,
+		"Connection: x-mine, upgrade, X-Added\r\nUpgrade: websocket":    `[Upgrade], [by the plugin], upgrade to ["websocket"], mine []`,
+		"Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: h2c": `[], [by the plugin], upgrade to [], mine ["1"]`,
+	} {
+		_, r := e.dial(t, "GET /a HTTP/1.1\r\nHost: x\r\nX-Added: by the caller\r\nX-Mine: 1\r\n"+connection+"\r\n\r\n")
+		if got := answer(t, r); got.body != want {
+			t.Errorf("%q\ngot  %s\nwant %s", connection, got.body, want)
+		}
+	}
+}
+
 func TestABodyOfAPluginKeepsItsEncoding(t *testing.T) {
 	encoded := func(encoding string) *pluginv1.Decision {
 		d := &pluginv1.Decision{Modified: true, ReplaceBody: true, Body: []byte("new")}
