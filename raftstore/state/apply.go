@@ -248,8 +248,15 @@ func (x *change) audit(action, object, namespace string) {
 	}
 }
 
+// forgetEvery is how far the cluster's time goes on before the tables are looked through again for what is too old:
+// looking costs more than most commands.
+const forgetEvery = 100 * time.Millisecond
+
 // forgetOld drops what is kept only for a while.
 func (x *change) forgetOld() {
+	if x.at/int64(forgetEvery) == x.before.cluster.Now/int64(forgetEvery) {
+		return
+	}
 	for _, r := range oldest(x.tx, tableAccess, byID, func(r *gwv1.AccessChangeRecord) bool {
 		return x.olderThan(r.At, keepAccessChanges)
 	}) {

@@ -29,7 +29,7 @@ const (
 	// keepDeadLetters is longer than edges keep the bytes, so that a record outlives what it speaks of.
 	keepDeadLetters = 8 * 24 * time.Hour
 	maxDeadLetters  = 10_000
-	// maxForgotten bounds what one command drops of these for their age; the next one goes on.
+	// maxForgotten bounds what one command drops of these for their age; one forgetEvery later goes on.
 	maxForgotten = 1000
 	// maxDeadLetterMetadata bounds the metadata a record keeps of a payload, in bytes.
 	maxDeadLetterMetadata = 1 << 10

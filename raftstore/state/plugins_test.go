@@ -157,7 +157,7 @@ func TestWatermarksOfStoresThatAreGoneAreForgotten(t *testing.T) {
 	if got := l.PluginMark(storeA, 7); got != 5 {
 		t.Errorf("mark %d, want 5", got)
 	}
-	l.at++
+	l.at += int64(forgetEvery)
 	l.ok(settle(storeB, 1, 2))
 	if got := l.PluginMark(storeA, 7); got != 0 {
 		t.Errorf("mark %d, want it forgotten", got)
