@@ -40,8 +40,8 @@ bench *args:
     go run . bench proxy {{args}}
     go run . bench raft
     go run . bench fleet --edges 1000
-    go test -run '^$' -bench . ./rpc/resource ./raftstore/... ./node/pluginhost ./node/edgestore
-    go test -run '^$' -bench Plugins ./node
+    go run . bench plugins
+    go test -run '^$' -bench . ./rpc/resource ./raftstore/... ./node/edgestore
 
 # Fuzzes every decoder for a while.
 fuzz time='30s':

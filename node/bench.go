@@ -17,9 +17,10 @@ import (
 
 // bench is "gw bench": each claim of speed beside its reference, in one run.
 type bench struct {
-	Proxy benchProxy `cmd:"" help:"CPU per governed request, as a ratio to a tuned bare reverse proxy."`
-	Raft  benchRaft  `cmd:"" help:"Committed writes as a ratio to bare hashicorp/raft, failover, and what a large state costs."`
-	Fleet benchFleet `cmd:"" help:"What a fleet of simulated edges asks of the hubs, and how fast pushes and revocations reach it."`
+	Proxy   benchProxy   `cmd:"" help:"CPU per governed request, as a ratio to a tuned bare reverse proxy."`
+	Raft    benchRaft    `cmd:"" help:"Committed writes as a ratio to bare hashicorp/raft, failover, and what a large state costs."`
+	Fleet   benchFleet   `cmd:"" help:"What a fleet of simulated edges asks of the hubs, and how fast pushes and revocations reach it."`
+	Plugins benchPlugins `cmd:"" help:"What plugins cost: a hook, requests that are shown to them, payloads onto the disk and to the hub."`
 }
 
 type benchProxy struct {
@@ -33,8 +34,8 @@ type benchRaft struct {
 	Dir       string        `placeholder:"DIR" help:"Where the hubs' directories are made, on the disk to be measured. Default: the system's for temporary files."`
 	Rounds    int           `default:"5" help:"Turns of each contender; their medians are compared."`
 	Turn      time.Duration `default:"2s" help:"How long a turn lasts."`
-	Kills     int           `default:"20" help:"How often the leader is stopped without a word; -1 for never."`
-	Tokens    int           `default:"100000" help:"Tokens in the large state; -1 leaves it out."`
+	Kills     int           `default:"20" help:"How often the leader is stopped without a word; --kills=-1 for never."`
+	Tokens    int           `default:"100000" help:"Tokens in the large state; --tokens=-1 leaves it out."`
 	Resources int           `default:"10000" help:"Resources in the large state."`
 }
 
@@ -42,7 +43,7 @@ type benchRaft struct {
 func (*benchRaft) Examples() string {
 	return `
 gw bench raft
-gw bench raft --kills -1 --tokens -1 --rounds 3`
+gw bench raft --kills=-1 --tokens=-1 --rounds 3`
 }
 
 // Run measures and prints tables.

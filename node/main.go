@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gw/node/cli"
+	"gw/node/pluginhost/hookbench"
 )
 
 // grammar is the whole command line.
@@ -25,6 +26,9 @@ type grammar struct {
 // Main runs the command that args name until it ends or the process is told to stop, and returns the exit code: 0, 1
 // for failed, 2 for wrong usage, 3 for waited in vain.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if hookbench.ServeIfStarted() {
+		return 0
+	}
 	return run(args, stdin, stdout, stderr, time.Now)
 }
 

@@ -1,19 +1,13 @@
 package edgestore
 
 import (
-	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"gw/rpc/gwv1"
 )
 
 // sendSecond sends n payloads at one time, from several goroutines, and returns how many were taken; others must have been
@@ -112,117 +106,4 @@ func TestAFullSpoolRefusesAndLosesNothing(t *testing.T) {
 	if q := queueOf(t, s, 7); q.Expired != uint64(n) || q.Refused != uint64(refused) || q.Settled != uint64(accepted-n) || q.Pending != 0 {
 		t.Errorf("queue %v", q)
 	}
-}
-
-// BenchmarkSendToControl compares the spool to one row per transaction of the same database under the same sync, both
-// with as many senders. "ratio" is of payloads per second, "p99-ratio" of how long one waits: reference over spool, so above 1 is
-// better. Rounds of both alternate.
-func BenchmarkSendToControl(b *testing.B) {
-	const senders, each = 64, 12
-	s := mustSpool(b, b.TempDir())
-	db := oneRowDatabase(b)
-	payload := make([]byte, 512)
-	var ours, theirs []time.Duration
-	var ourTime, theirTime time.Duration
-	for b.Loop() {
-		began := time.Now()
-		var mu sync.Mutex
-		var wg sync.WaitGroup
-		for range senders {
-			wg.Go(func() {
-				for range each {
-					at := time.Now()
-					if _, err := s.Send(context.Background(), 7, payload, "", nil); err != nil {
-						b.Error(err)
-					}
-					took := time.Since(at)
-					mu.Lock()
-					ours = append(ours, took)
-					mu.Unlock()
-				}
-			})
-		}
-		wg.Wait()
-		ourTime += time.Since(began)
-		began = time.Now()
-		for range senders {
-			wg.Go(func() {
-				at := time.Now()
-				if _, err := db.Exec("INSERT INTO payloads (plugin, record) VALUES (7, ?)", payload); err != nil {
-					b.Error(err)
-				}
-				took := time.Since(at)
-				mu.Lock()
-				theirs = append(theirs, took)
-				mu.Unlock()
-			})
-		}
-		wg.Wait()
-		theirTime += time.Since(began)
-		for batch := mustNext(b, s); len(batch) > 0; batch = mustNext(b, s) {
-			mustSettle(b, s, batch, handled)
-		}
-	}
-	slices.Sort(ours)
-	slices.Sort(theirs)
-	ourRate, theirRate := float64(len(ours))/ourTime.Seconds(), float64(len(theirs))/theirTime.Seconds()
-	b.ReportMetric(ourRate, "payloads/s")
-	b.ReportMetric(ourRate/theirRate, "ratio")
-	b.ReportMetric(float64(ours[len(ours)*99/100].Microseconds())/1000, "p99-ms")
-	b.ReportMetric(float64(theirs[len(theirs)*99/100])/float64(ours[len(ours)*99/100]), "p99-ratio")
-}
-
-// oneRowDatabase is the reference: WAL, synchronous=FULL, a transaction per row.
-func oneRowDatabase(b *testing.B) *sql.DB {
-	b.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(b.TempDir(), "rows.db")+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { db.Close() })
-	db.SetMaxOpenConns(1)
-	if _, err := db.Exec("CREATE TABLE payloads (id INTEGER PRIMARY KEY, plugin INTEGER, record BLOB)"); err != nil {
-		b.Fatal(err)
-	}
-	return db
-}
-
-// BenchmarkDrain is how fast payloads of 512 bytes leave the spool for a hub that answers at once.
-func BenchmarkDrain(b *testing.B) {
-	s := mustSpool(b, b.TempDir())
-	var drained atomic.Int64
-	var took time.Duration
-	for b.Loop() {
-		var wg sync.WaitGroup
-		for range 50 {
-			wg.Go(func() {
-				for range 20 {
-					if _, err := s.Send(context.Background(), 7, make([]byte, 512), "", nil); err != nil {
-						b.Error(err)
-					}
-				}
-			})
-		}
-		wg.Wait()
-		began := time.Now()
-		for {
-			payloads, settle, err := s.Batch(context.Background(), nil)
-			if err != nil {
-				b.Fatal(err)
-			}
-			if len(payloads) == 0 {
-				break
-			}
-			outcomes := make([]*gwv1.PayloadOutcome, len(payloads))
-			for i := range outcomes {
-				outcomes[i] = &gwv1.PayloadOutcome{Result: handled}
-			}
-			if err := settle(outcomes); err != nil {
-				b.Fatal(err)
-			}
-			drained.Add(int64(len(payloads)))
-		}
-		took += time.Since(began)
-	}
-	b.ReportMetric(float64(drained.Load())/took.Seconds(), "payloads/s")
 }
