@@ -100,7 +100,7 @@ func (s *Spool) Order(orders []*gwv1.DeadLetterOrder) error {
 			switch o.Action {
 			case gwv1.DeadLetterAction_DEAD_LETTER_ACTION_REDELIVER:
 				m.again = true
-				err = s.insert(tx, m.plugin, now, m.size, record, 0)
+				err = s.insert(tx, m.plugin, now, m.size, record)
 			case gwv1.DeadLetterAction_DEAD_LETTER_ACTION_DROP:
 			default:
 				continue // an order of a later version

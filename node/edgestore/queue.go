@@ -229,7 +229,10 @@ func (s *Spool) Send(ctx context.Context, plugin uint32, payload []byte, correla
 	if err != nil {
 		return 0, err
 	}
-	err = s.write(func(tx *sql.Tx) error { return s.insert(tx, plugin, now, size, record, 1) })
+	err = s.write(func(tx *sql.Tx) error {
+		s.accepted[plugin]++
+		return s.insert(tx, plugin, now, size, record)
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -266,8 +269,8 @@ func (s *Spool) wakeLocked() {
 // Full receives when DrainFrom payloads are pending; it may when there are fewer again.
 func (s *Spool) Full() <-chan struct{} { return s.full }
 
-// insert numbers a payload and writes it, in the writer's transaction. accepted is what it adds to that count.
-func (s *Spool) insert(tx *sql.Tx, plugin uint32, at time.Time, size int64, record []byte, accepted int) error {
+// insert numbers a payload and writes it, in the writer's transaction.
+func (s *Spool) insert(tx *sql.Tx, plugin uint32, at time.Time, size int64, record []byte) error {
 	if s.generation == 0 {
 		r, err := tx.Exec("INSERT INTO stores (store) VALUES (?)", s.store)
 		if err != nil {
@@ -278,12 +281,8 @@ func (s *Spool) insert(tx *sql.Tx, plugin uint32, at time.Time, size int64, reco
 		}
 	}
 	s.sequences[plugin]++
-	_, err := tx.Exec("INSERT INTO payloads (generation, plugin, sequence, queued_at, size, record) VALUES (?, ?, ?, ?, ?, ?)",
-		s.generation, plugin, int64(s.sequences[plugin]), at.UnixNano(), size, record)
-	if err != nil || accepted == 0 {
-		return err
-	}
-	return count(tx, plugin, "accepted", accepted)
+	_, err := tx.Stmt(s.insertion).Exec(s.generation, plugin, int64(s.sequences[plugin]), at.UnixNano(), size, record)
+	return err
 }
 
 // count adds to one of a plugin's counts in the file.

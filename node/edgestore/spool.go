@@ -48,7 +48,8 @@ type Spool struct {
 
 	files sync.RWMutex // held for reading while the reader is used, for writing while the file is replaced
 	// Guarded by files, and used by the writer alone but for reader.
-	writer, reader *sql.DB
+	writer, reader  *sql.DB
+	insertion, tell *sql.Stmt // of the writer, which closes them: of a payload, and of how many a plugin sent
 
 	mu sync.Mutex // guards what follows
 	account
@@ -59,7 +60,8 @@ type Spool struct {
 	store      []byte // of this opening
 	generation int64  // of store in the file; 0: nothing was written under it yet
 	sequences  map[uint32]uint64
-	undo       []func() // what takes back in memory what the running transaction has changed there
+	accepted   map[uint32]int // payloads that the running transaction takes in, by plugin
+	undo       []func()       // what takes back in memory what the running transaction has changed there
 }
 
 // Loss is what is known of payloads that went with a damaged file.
@@ -94,7 +96,7 @@ func OpenSpool(c SpoolConfig) (*Spool, error) {
 	s := &Spool{
 		dir: dir, now: c.Now, log: c.Logger, unsynced: c.Unsynced,
 		ops: make(chan *op, 4096), quit: make(chan struct{}), stopped: make(chan struct{}), full: make(chan struct{}, 1),
-		sequences: map[uint32]uint64{},
+		sequences: map[uint32]uint64{}, accepted: map[uint32]int{},
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -150,13 +152,15 @@ func (s *Spool) openFile() error {
 	}
 	var acc account
 	var loss Loss
-	if err := errors.Join(acc.load(writer), loss.load(writer)); err != nil {
+	insertion, insertionErr := writer.Prepare("INSERT INTO payloads (generation, plugin, sequence, queued_at, size, record) VALUES (?, ?, ?, ?, ?, ?)")
+	tell, tellErr := writer.Prepare("INSERT INTO plugins (plugin, accepted, settled, expired, dropped) VALUES (?, ?, 0, 0, 0) ON CONFLICT (plugin) DO UPDATE SET accepted = accepted + excluded.accepted")
+	if err := errors.Join(insertionErr, tellErr, acc.load(writer), loss.load(writer)); err != nil {
 		writer.Close()
 		reader.Close()
 		return err
 	}
 	s.files.Lock()
-	s.writer, s.reader = writer, reader
+	s.writer, s.reader, s.insertion, s.tell = writer, reader, insertion, tell
 	s.files.Unlock()
 	s.mu.Lock()
 	acc.known = s.account.known
@@ -347,9 +351,15 @@ func (s *Spool) transact(group []*op) error {
 		before[plugin] = n
 	}
 	s.undo = nil
+	clear(s.accepted)
 	err := transact(context.Background(), s.writer, func(tx *sql.Tx) error {
 		for _, o := range group {
 			if err := o.do(tx); err != nil {
+				return err
+			}
+		}
+		for plugin, n := range s.accepted {
+			if _, err := tx.Stmt(s.tell).Exec(plugin, n); err != nil {
 				return err
 			}
 		}
