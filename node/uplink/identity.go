@@ -27,6 +27,7 @@ type credentials struct {
 	stored    *gwv1.StoredIdentity
 	edge      identity.Edge
 	leaf      *x509.Certificate
+	config    *tls.Config
 	transport *http.Transport
 
 	mu      sync.Mutex
@@ -72,9 +73,17 @@ func newCredentials(stored *gwv1.StoredIdentity, p pace) (*credentials, error) {
 	certificate := &tls.Certificate{Certificate: [][]byte{stored.Certificate}, PrivateKey: key, Leaf: leaf}
 	config := identity.EdgeTLS(ca, edge.ClusterID, func() *tls.Certificate { return certificate })
 	return &credentials{
-		stored: stored, edge: edge, leaf: leaf, transport: newTransport(config, p),
+		stored: stored, edge: edge, leaf: leaf, config: config, transport: newTransport(config, p),
 		clients: make(map[route]gwv1connect.EdgeServiceClient),
 	}, nil
+}
+
+// afresh returns the same credentials without their connections. A new one still resumes the session.
+func (c *credentials) afresh(p pace) *credentials {
+	return &credentials{
+		stored: c.stored, edge: c.edge, leaf: c.leaf, config: c.config, transport: newTransport(c.config, p),
+		clients: make(map[route]gwv1connect.EdgeServiceClient),
+	}
 }
 
 // client returns the client for a route under this certificate.

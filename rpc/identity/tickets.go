@@ -3,8 +3,10 @@ package identity
 import (
 	"crypto/hkdf"
 	"crypto/sha256"
+	"crypto/tls"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -33,4 +35,38 @@ func (ca *CA) TicketKeys(period int64) ([][32]byte, error) {
 		keys = append(keys, [32]byte(key))
 	}
 	return keys, nil
+}
+
+// lastSession keeps the newest TLS session of an edge; all hubs have one name, and so one entry. crypto/tls throws a session
+// away when a handshake fails, whatever the reason. Most fail because a hub is gone or has too many at a time, and a fleet
+// that came back without its sessions would cost such a hub three times as much: only after some failures in a row is the
+// session what may be wrong.
+type lastSession struct {
+	mu      sync.Mutex // guards what follows
+	session *tls.ClientSessionState
+	failed  int // handshakes in a row
+}
+
+// maxSessionFailures is after how many failures in a row a session is thrown away.
+const maxSessionFailures = 8
+
+// Get implements tls.ClientSessionCache.
+func (l *lastSession) Get(string) (*tls.ClientSessionState, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.session, l.session != nil
+}
+
+// Put implements tls.ClientSessionCache; nil tells that a handshake failed.
+func (l *lastSession) Put(_ string, s *tls.ClientSessionState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case s != nil:
+		l.session, l.failed = s, 0
+	case l.failed+1 < maxSessionFailures:
+		l.failed++
+	default:
+		l.session, l.failed = nil, 0
+	}
 }

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"crypto/tls"
 	"testing"
 	"time"
 )
@@ -45,5 +46,26 @@ func TestTicketKeysAreTheSameAtEveryHub(t *testing.T) {
 	}
 	if TicketPeriod(time.Unix(0, 0)) == TicketPeriod(time.Unix(0, 0).Add(12*time.Hour)) {
 		t.Error("the period doesn't end")
+	}
+}
+
+func TestASessionIsThrownAwayAfterManyFailuresInARow(t *testing.T) {
+	var l lastSession
+	kept := func() bool { _, ok := l.Get("hub"); return ok }
+	if kept() {
+		t.Error("there is a session before any")
+	}
+	for range 3 { // a success between forgives what was before
+		l.Put("hub", new(tls.ClientSessionState))
+		for range maxSessionFailures - 1 {
+			l.Put("hub", nil)
+		}
+		if !kept() {
+			t.Fatal("a session is gone too soon")
+		}
+	}
+	l.Put("hub", nil)
+	if kept() {
+		t.Error("a session that never works is kept for ever")
 	}
 }

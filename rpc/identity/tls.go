@@ -113,12 +113,11 @@ func verifyHub(cs tls.ConnectionState, clusterID string) error {
 // resumed at any hub (CA.TicketKeys); another certificate needs another config.
 func EdgeTLS(ca *x509.Certificate, clusterID string, certificate func() *tls.Certificate) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		NextProtos: []string{"h2"},
-		RootCAs:    poolOf(ca),
-		ServerName: hubName(clusterID),
-		// All hubs have one name, and so one entry.
-		ClientSessionCache: tls.NewLRUClientSessionCache(1),
+		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{"h2"},
+		RootCAs:            poolOf(ca),
+		ServerName:         hubName(clusterID),
+		ClientSessionCache: new(lastSession),
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return certificate(), nil
 		},
