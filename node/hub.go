@@ -136,7 +136,7 @@ func openHub(ctx context.Context, c HubConfig, log *slog.Logger) (h *hub, err er
 		return h, err
 	}
 	h.port.identify(h.ca, h.certificate.Load, h.mayBeMember)
-	h.metrics.MustRegister(h.store.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	h.metrics.MustRegister(h.store.Collector(), h.port.turnedAway, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := h.openAdmin(); err != nil {
 		return h, err
 	}

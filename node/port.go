@@ -13,19 +13,26 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"gw/rpc/identity"
 )
 
 const (
 	// handshakeTimeout bounds a TLS handshake on a hub's port.
 	handshakeTimeout = 10 * time.Second
-	// maxHandshakes is how many run at a time: a reconnecting fleet waits its turn in the kernel's queue instead of
-	// taking the hub's memory. Hubs wait there too, so it is far more than come in a second or two.
-	maxHandshakes = 2048
-	// maxComputing is how many of them compute at a time, on each processor; the others wait for the network or their turn. A
-	// handshake takes a processor for a millisecond, and a call of an admin would wait for as many of them at each step. Hubs
-	// don't take turns: votes and calls that are passed on would wait for the fleet that waits for them.
+	// maxHandshakes is how many run at a time, and maxEdgeHandshakes how many of them are edges', which are turned away
+	// beyond that: what is left is for hubs, and for connections that have not yet said whose they are.
+	maxHandshakes     = 4096
+	maxEdgeHandshakes = 1024
+	// maxComputing is how many of them compute a hub's answer at a time, on each processor; the others wait for the network or
+	// their turn. A handshake takes a processor for a millisecond, and a call of an admin would wait for as many of them at
+	// each step. Hubs don't take turns: votes and calls that are passed on would wait for the fleet that waits for them.
 	maxComputing = 1
+	// maxTurnWait is how long an edge's handshake waits for its turn. Who waits longer is turned away before it has cost
+	// much, and comes again after a pause of its own: a hub that let a queue grow until edges give up would spend all its
+	// time on handshakes that nobody waits for any more.
+	maxTurnWait = 2 * time.Second
 )
 
 // port is a hub's one TLS port. Its connections go, by the protocol they negotiate, to the HTTP server or to Raft.
@@ -35,8 +42,10 @@ type port struct {
 	web      *branch
 	raft     *branch
 
-	identity  atomic.Pointer[portIdentity]
-	computing chan struct{} // has a value for each handshake that computes
+	identity   atomic.Pointer[portIdentity]
+	edges      chan struct{} // has a value for each handshake of an edge,
+	computing  chan struct{} // and for each that computes
+	turnedAway prometheus.Counter
 
 	ctx    context.Context // ends when the port is closed
 	cancel context.CancelFunc
@@ -59,7 +68,11 @@ func openPort(address string, log *slog.Logger) (*port, error) {
 		return nil, fmt.Errorf("listen for edges and hubs on %s: %w", address, err)
 	}
 	p := &port{listener: l, log: log, web: newBranch(l.Addr()), raft: newBranch(l.Addr())}
+	p.edges = make(chan struct{}, maxEdgeHandshakes)
 	p.computing = make(chan struct{}, maxComputing*runtime.GOMAXPROCS(0))
+	p.turnedAway = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "gw_port_handshakes_turned_away_total", Help: "Connections of edges that were closed because too many came at a time.",
+	})
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.done.Go(p.accept)
 	return p, nil
@@ -132,22 +145,23 @@ func (p *port) negotiate(ctx context.Context, c net.Conn) (net.Conn, *branch, er
 	if id == nil {
 		return nil, nil, errors.New("this hub does not know its cluster yet")
 	}
-	turns := &turnConn{Conn: c, turns: p.computing}
+	turns := &turnConn{Conn: c, places: p.edges, turns: p.computing}
+	defer turns.leave()
 	conn := tls.Server(turns, &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			switch {
 			case slices.Contains(hello.SupportedProtos, identity.RaftALPN):
 				return id.raft, nil
-			case !slices.Contains(hello.SupportedProtos, identity.HubALPN):
-				turns.begin()
+			case !slices.Contains(hello.SupportedProtos, identity.HubALPN) && !turns.begin(ctx):
+				p.turnedAway.Inc()
+				return nil, errors.New("too many edges come at a time")
 			}
 			id.renewTickets(time.Now())
 			return id.web, nil
 		},
 	})
 	err := conn.HandshakeContext(ctx)
-	turns.end()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -173,21 +187,34 @@ func (id *portIdentity) renewTickets(now time.Time) {
 	}
 }
 
-// turnConn is a connection whose handshake has a turn, once it has begun to take them, whenever it does not wait for the
-// other side. Only the goroutine that shakes hands uses it until then.
+// turnConn is the connection of an edge's handshake, which has a place among those that run, and a turn from when it has
+// begun to take one until it waits for the other side: what is left to do then is little. Only the goroutine that shakes
+// hands uses it until it leaves.
 type turnConn struct {
 	net.Conn
-	turns  chan struct{}
-	taking bool
+	places, turns  chan struct{}
+	placed, taking bool
 }
 
-// begin waits for a turn.
-func (c *turnConn) begin() {
-	c.turns <- struct{}{}
-	c.taking = true
+// begin waits for a turn, and reports whether there is one before long.
+func (c *turnConn) begin(ctx context.Context) bool {
+	select {
+	case c.places <- struct{}{}:
+		c.placed = true
+	default:
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxTurnWait)
+	defer cancel()
+	select {
+	case c.turns <- struct{}{}:
+		c.taking = true
+	case <-ctx.Done():
+	}
+	return c.taking
 }
 
-// end gives the turn back, if there is one. None is taken any more.
+// end gives the turn back, if there is one.
 func (c *turnConn) end() {
 	if c.taking {
 		c.taking = false
@@ -195,13 +222,18 @@ func (c *turnConn) end() {
 	}
 }
 
+// leave gives the place back too. The handshake is over.
+func (c *turnConn) leave() {
+	c.end()
+	if c.placed {
+		c.placed = false
+		<-c.places
+	}
+}
+
 // Read implements net.Conn.
 func (c *turnConn) Read(p []byte) (int, error) {
-	if !c.taking {
-		return c.Conn.Read(p)
-	}
-	<-c.turns
-	defer func() { c.turns <- struct{}{} }()
+	c.end()
 	return c.Conn.Read(p)
 }
 

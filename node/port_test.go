@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"gw/rpc/identity"
 )
 
@@ -178,6 +180,80 @@ func TestASessionIsResumedAtAnotherHub(t *testing.T) {
 	b.identity.Load().web.SetSessionTicketKeys([][32]byte{{1}}) // as a hub of long after
 	if shake(b) {
 		t.Error("a session is resumed under keys that no hub has any more")
+	}
+}
+
+// An edge keeps its session when a hub turns it away in the middle of the handshake.
+func TestASessionOutlivesAHandshakeThatFails(t *testing.T) {
+	p, ca := testPort(t, func(string) bool { return true })
+	config := edgeTLS(t, ca, identity.Edge{ClusterID: "c1", Namespace: "default", ID: "e1"})
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true, DisableKeepAlives: true}}
+	get := func() (resumed bool, err error) {
+		answer, err := client.Get("https://" + p.listener.Addr().String())
+		if err != nil {
+			return false, err
+		}
+		defer answer.Body.Close()
+		_, err = io.ReadAll(answer.Body) // the ticket comes before what is read
+		return answer.TLS.DidResume, err
+	}
+	if _, err := get(); err != nil {
+		t.Fatal(err)
+	}
+	occupy(p.edges)
+	if _, err := get(); err == nil {
+		t.Fatal("an edge was let in though there are as many as may be")
+	}
+	vacate(p.edges)
+	if resumed, err := get(); err != nil || !resumed {
+		t.Errorf("resumed %v, %v", resumed, err)
+	}
+}
+
+func occupy(places chan struct{}) {
+	for range cap(places) {
+		places <- struct{}{}
+	}
+}
+
+func vacate(places chan struct{}) {
+	for range cap(places) {
+		<-places
+	}
+}
+
+// Edges that come while there are too many are turned away at once; hubs are not, and whoever comes later is let in.
+func TestTooManyHandshakesAreTurnedAway(t *testing.T) {
+	p, ca := testPort(t, func(string) bool { return true })
+	edge := edgeTLS(t, ca, identity.Edge{ClusterID: "c1", Namespace: "default", ID: "e1"})
+	shake := func(config *tls.Config) error {
+		c, err := tls.Dial("tcp", p.listener.Addr().String(), config)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	occupy(p.edges)
+	if err := shake(edge); err == nil {
+		t.Error("an edge was let in")
+	}
+	if err := shake(identity.HubClientTLS(ca.Certificate, "c1", hubCertificate(t, ca, "hub-2"), "h2")); err != nil {
+		t.Errorf("a hub: %v", err)
+	}
+	if err := shake(identity.HubClientTLS(ca.Certificate, "c1", hubCertificate(t, ca, "hub-2"), identity.RaftALPN)); err != nil {
+		t.Errorf("a hub, for Raft: %v", err)
+	}
+	vacate(p.edges)
+	occupy(p.computing)
+	if err := shake(edge); err == nil {
+		t.Error("an edge waited for its turn until there was one")
+	}
+	vacate(p.computing)
+	if err := shake(edge); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+	if got := testutil.ToFloat64(p.turnedAway); got != 2 {
+		t.Errorf("%v were turned away, want 2", got)
 	}
 }
 
