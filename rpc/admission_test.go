@@ -136,6 +136,22 @@ func TestAFleetIsToldToSpreadOnItsWayToTheLeader(t *testing.T) {
 	}
 }
 
+func TestTicksTellALargeFleetToSpread(t *testing.T) {
+	h := newHarness(t)
+	w := h.enroll("default", "e1").watch(t, h.caughtUp())
+	if got := w.next().GetTick().ReconnectSpread; got != nil {
+		t.Errorf("one edge is to spread over %v", got.AsDuration())
+	}
+	h.hub.core.registered.mu.Lock()
+	h.hub.core.registered.n, h.hub.core.registered.at = 10_000, h.clock.now().Add(TickInterval)
+	h.hub.core.registered.mu.Unlock()
+	h.hub.core.admission.Streams = 500
+	h.tick(TickInterval)
+	if got := w.next().GetTick().ReconnectSpread.AsDuration(); got != 18*time.Second {
+		t.Errorf("ten thousand are to spread over %v, want 18s", got)
+	}
+}
+
 func overloadedBy(t *testing.T, err error) *gwv1.ErrorDetail {
 	t.Helper()
 	d := (&harness{t: t}).refused(err, connect.CodeResourceExhausted, ReasonOverloaded, "come again")

@@ -25,6 +25,9 @@ type EdgeServer struct {
 	*core
 	throttle  *throttle
 	gates     *gates
+	telling   lanes // of streams that a notice wakes
+	calls     lanes // of calls that are no streams
+	loading   *loading
 	transfers transfers
 }
 
@@ -230,6 +233,7 @@ func (s *EdgeServer) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	s.loading.reported(who.ID)
 	clipError(r.ApplyError)
 	target, _ := st.Target(who.Namespace)
 	before, known := s.fleet.Running(who.ID)

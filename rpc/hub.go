@@ -145,7 +145,7 @@ func NewHub(c HubConfig) (*Hub, error) {
 	return &Hub{
 		Config: &ConfigServer{k}, Releases: &ReleaseServer{k}, Fleet: &FleetServer{k},
 		Access:  &AccessServer{core: k, throttle: newThrottle(maxTries, k.now), addresses: newThrottle(maxAddressTries, k.now), queue: newTurns()},
-		Edges:   &EdgeServer{core: k, throttle: newThrottle(maxTries, k.now), gates: newGates(c.Admission, k.now, k.metrics)},
+		Edges:   &EdgeServer{core: k, throttle: newThrottle(maxTries, k.now), gates: newGates(c.Admission, k.now, k.metrics), telling: newLanes(), calls: newLanes(), loading: newLoading()},
 		Cluster: &ClusterServer{core: k},
 		Audit:   &AuditServer{k},
 		Hubs:    &HubServer{core: k, throttle: newThrottle(maxTries, k.now)},

@@ -2,7 +2,9 @@ package rpc
 
 import (
 	"context"
+	"runtime"
 	"sync"
+	"time"
 
 	"gw/raftstore/state"
 )
@@ -54,5 +56,68 @@ func (k *core) follow(ctx context.Context) error {
 			k.notices.broadcast()
 		}
 		st = next
+	}
+}
+
+// lanes bound how much is done for edges at a time. Without them a push, and what edges say to it, would have as many
+// goroutines wait for a processor as there are edges, and a heartbeat among hubs would wait behind all of them: the leader
+// of a big fleet would lose its lead by every push.
+type lanes chan struct{}
+
+const (
+	lanesPerProcessor = 8
+	// laneTime is how long a lane is kept at most: an edge that doesn't read, or a call that waits for a disk, must not keep
+	// others waiting.
+	laneTime = 20 * time.Millisecond
+)
+
+func newLanes() lanes { return make(lanes, lanesPerProcessor*runtime.GOMAXPROCS(0)) }
+
+// enter waits for a lane, which is left when leave is called, or after laneTime.
+func (l lanes) enter() (leave func()) {
+	l <- struct{}{}
+	once := sync.OnceFunc(func() { <-l })
+	late := time.AfterFunc(laneTime, once)
+	return func() {
+		late.Stop()
+		once()
+	}
+}
+
+// loading are the edges that were told a new target and have not reported since. Their number is bounded, so that a push
+// reaches a large fleet as fast as the hub takes its reports, and no faster.
+type loading struct {
+	places chan struct{} // has a value for each edge
+	held   sync.Map      // edge ID → *place
+}
+
+type place struct{ leave func() }
+
+const (
+	loadsPerProcessor = 500
+	// loadTime is how long a place is kept at most: edges that take long, or are gone, must not keep others waiting.
+	loadTime = time.Second
+)
+
+func newLoading() *loading {
+	return &loading{places: make(chan struct{}, loadsPerProcessor*runtime.GOMAXPROCS(0))}
+}
+
+// hold gives an edge the place that was taken for it.
+func (l *loading) hold(edge string) {
+	p := &place{sync.OnceFunc(func() { <-l.places })}
+	if old, ok := l.held.Swap(edge, p); ok {
+		old.(*place).leave()
+	}
+	time.AfterFunc(loadTime, func() {
+		l.held.CompareAndDelete(edge, p)
+		p.leave()
+	})
+}
+
+// reported frees an edge's place, if it has one.
+func (l *loading) reported(edge string) {
+	if p, ok := l.held.LoadAndDelete(edge); ok {
+		p.(*place).leave()
 	}
 }

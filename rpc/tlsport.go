@@ -162,9 +162,12 @@ func (k *core) notLeader(address string) error {
 	if address == "" {
 		return &Error{Reason: ReasonNotLeader, Message: "this hub does not lead, and it does not know who does"}
 	}
-	return &Error{Reason: ReasonNotLeader, LeaderURL: "https://" + address, RetryJitter: k.admission.spread(k.registered.of(k)),
+	return &Error{Reason: ReasonNotLeader, LeaderURL: "https://" + address, RetryJitter: k.reconnectSpread(),
 		Message: "this hub does not lead: https://" + address + " does"}
 }
+
+// reconnectSpread is over what time all edges have to come back for a leader to let them in.
+func (k *core) reconnectSpread() time.Duration { return k.admission.spread(k.registered.of(k)) }
 
 // registered is how many edges the registry has, as of a while ago: counting takes long where edges are many.
 type registered struct {

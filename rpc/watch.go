@@ -6,6 +6,7 @@ import (
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"gw/raftstore"
 	"gw/raftstore/state"
@@ -31,6 +32,9 @@ func (s *EdgeServer) Watch(ctx context.Context, r *gwv1.WatchRequest, stream *co
 		case <-w.gone:
 			return w.sendRemoved()
 		case <-w.changed:
+		case w.loading <- struct{}{}:
+			w.server.loading.hold(w.who.ID)
+			w.loading, w.mayLoad = nil, true
 		case <-w.turned:
 			if !w.leads() {
 				return raftstore.ErrNotLeader // the edge is to find the new one now, not at the next tick
@@ -55,6 +59,10 @@ type watch struct {
 	turned  <-chan struct{}  // closed when this hub begins or ends to lead
 	ticks   <-chan time.Time // receives when a tick is due
 	closing []func()
+
+	// loading takes a place among the edges that a push reaches at a time; nil: none is wanted.
+	loading chan<- struct{}
+	mayLoad bool // there is one: the edge may be told a target that is new
 
 	cluster string
 	epoch   uint64
@@ -110,8 +118,11 @@ func (w *watch) leads() bool {
 	return leads
 }
 
-// goOn tells the edge what is new, after something woke the stream.
+// goOn tells the edge what is new, after something woke the stream. What woke all streams comes to each in its turn.
 func (w *watch) goOn(ctx context.Context, tick bool) error {
+	if !tick {
+		defer w.server.telling.enter()()
+	}
 	w.changed = w.server.notices.next()
 	if !w.server.store.Leading() {
 		return raftstore.ErrNotLeader
@@ -131,6 +142,7 @@ func (w *watch) begin(st *state.State, r *gwv1.WatchRequest) error {
 	c := st.Cluster()
 	w.cluster, w.epoch, w.access = r.ClusterId, r.Epoch, r.AccessVersion
 	w.base = baseOf(st, w.who.Namespace, r.BaseChecksum)
+	w.mayLoad = true // an edge that opens a stream hears all, and admission bounds how many do
 	if w.cluster != c.ClusterId || w.epoch != c.Epoch {
 		if err := w.reset(st); err != nil {
 			return err
@@ -140,7 +152,7 @@ func (w *watch) begin(st *state.State, r *gwv1.WatchRequest) error {
 }
 
 // tell sends what changed since the stream last told: access changes first, since a revocation must not wait; then a
-// tick if one is due, the target is another, or a retry is asked for.
+// tick if one is due, the target is another, or a retry is asked for. Another target waits for its place.
 func (w *watch) tell(st *state.State, tick bool) error {
 	c := st.Cluster()
 	if w.epoch != c.Epoch {
@@ -151,13 +163,20 @@ func (w *watch) tell(st *state.State, tick bool) error {
 	release, _ := st.Target(w.who.Namespace)
 	target, retry := shownTarget(release), retryOf(st, w.who.ID)
 	same := proto.Equal(target, w.target)
+	if !same && !w.mayLoad {
+		w.loading = w.server.loading.places
+		target, same = w.target, true
+	}
 	tick = tick || !same || retry != w.retry
 	// A tick tells the access version, and an edge that was not told all up to it would take the stream for broken.
 	if err := w.catchUp(st, tick); err != nil || !tick {
 		return err
 	}
-	w.target, w.retry = target, retry
+	w.target, w.retry, w.mayLoad = target, retry, false
 	t := &gwv1.Tick{ClusterId: c.ClusterId, Epoch: c.Epoch, AccessVersion: c.AccessVersion, Target: target, Retry: retry}
+	if spread := w.server.reconnectSpread(); spread > 0 {
+		t.ReconnectSpread = durationpb.New(spread)
+	}
 	if !same {
 		t.Release = w.difference(release)
 	}

@@ -57,6 +57,33 @@ func TestAPushIsTickedAtOnceAndOnlyToItsNamespace(t *testing.T) {
 
 // A new token is nothing to tell, but it raises the access version, and the tick of a push tells that: an edge that hears of
 // a version it was not brought to opens its stream again.
+// A push reaches so many edges at a time as haven't reported. Those that wait hear of everything else meanwhile.
+func TestAPushReachesSomeEdgesAtATime(t *testing.T) {
+	h := newHarness(t)
+	h.hub.Edges.loading.places = make(chan struct{}, 1)
+	w := h.enroll("default", "e1").watch(t, h.caughtUp())
+	other := h.enroll("default", "e2")
+	before := w.next().GetTick().GetTarget()
+	h.hub.Edges.loading.places <- struct{}{}
+	h.hub.Edges.loading.held.Store("e2", &place{func() { <-h.hub.Edges.loading.places }})
+	h.apply(api("default", "a", "/a"))
+	h.push()
+	_, token := h.app("default", "web")
+	_, err := h.hub.Access.RevokeToken(h.as(RoleAdmin), &gwv1.RevokeTokenRequest{Token: token.Token.Id})
+	must(t, err)
+	if got := w.next(); got.GetAccess() == nil {
+		t.Fatalf("an edge that waits for a push does not hear of a revocation, but: %v", got)
+	}
+	h.tick(TickInterval)
+	if got := w.next().GetTick(); got == nil || !proto.Equal(got.Target, before) {
+		t.Fatalf("an edge whose turn it isn't is told: %v", got)
+	}
+	other.beat(t, nil)
+	if got := w.next().GetTick(); got == nil || !proto.Equal(got.Target, h.target("default")) {
+		t.Fatalf("in its turn it is told: %v", got)
+	}
+}
+
 func TestATickNeverTellsAnAccessVersionTheStreamDidNotBring(t *testing.T) {
 	h := newHarness(t)
 	e := h.enroll("default", "e1")
@@ -109,6 +136,7 @@ func TestARevocationIsToldAheadOfAnythingElse(t *testing.T) {
 func told(t *testing.T, h *harness, w *watch, tick bool) (events []*gwv1.WatchResponse) {
 	t.Helper()
 	w.send = func(r *gwv1.WatchResponse) error { events = append(events, r); return nil }
+	w.mayLoad = true // it is its turn
 	must(t, w.tell(h.store.State(), tick))
 	return events
 }
@@ -116,7 +144,7 @@ func told(t *testing.T, h *harness, w *watch, tick bool) (events []*gwv1.WatchRe
 func TestChangesThatComeTogetherAreToldInOrder(t *testing.T) {
 	h := newHarness(t)
 	app, token := h.app("default", "web")
-	w := &watch{who: caller{Edge: identity.Edge{Namespace: "default"}}, send: func(*gwv1.WatchResponse) error { return nil }}
+	w := &watch{server: h.hub.Edges, who: caller{Edge: identity.Edge{Namespace: "default"}}, send: func(*gwv1.WatchResponse) error { return nil }}
 	must(t, w.begin(h.store.State(), h.caughtUp()))
 	h.apply(api("", "a", "/a"))
 	h.push()
@@ -186,7 +214,7 @@ func TestAnEdgeThatCanNotBeCaughtUpIsReset(t *testing.T) {
 	must(t, err)
 	h.clock.advance(25 * time.Hour)
 	h.app("default", "newest") // what is old is dropped at the next change
-	w := &watch{who: caller{Edge: identity.Edge{Namespace: "default"}}}
+	w := &watch{server: h.hub.Edges, who: caller{Edge: identity.Edge{Namespace: "default"}}}
 	w.cluster, w.epoch, w.access = now.ClusterId, now.Epoch, now.AccessVersion
 	if events := told(t, h, w, false); len(events) == 0 || !events[0].GetAccess().GetReset_() {
 		t.Errorf("too old: %v, want a reset", events)
@@ -219,7 +247,7 @@ func TestManyChangesComeInPartsThatNeverClaimTooMuch(t *testing.T) {
 func TestAStreamEndsWhenItCanNotBeWritten(t *testing.T) {
 	h := newHarness(t)
 	broken := errors.New("broken")
-	w := &watch{who: caller{Edge: identity.Edge{Namespace: "default"}}, send: func(*gwv1.WatchResponse) error { return broken }}
+	w := &watch{server: h.hub.Edges, who: caller{Edge: identity.Edge{Namespace: "default"}}, send: func(*gwv1.WatchResponse) error { return broken }}
 	if err := w.begin(h.store.State(), &gwv1.WatchRequest{}); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}

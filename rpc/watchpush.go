@@ -12,8 +12,12 @@ import (
 	"gw/rpc/gwv1"
 )
 
-// progressPause is the least time between two looks at the fleet, which heartbeats of a big one would otherwise fill.
-const progressPause = 50 * time.Millisecond
+// progressPause and maxProgressPause bound the time between two looks at the fleet, which heartbeats of a big one would
+// otherwise fill.
+const (
+	progressPause    = 50 * time.Millisecond
+	maxProgressPause = time.Second
+)
 
 // WatchPush is FollowPush over the wire.
 func (s *ReleaseServer) WatchPush(ctx context.Context, r *gwv1.WatchPushRequest, stream *connect.ServerStream[gwv1.WatchPushResponse]) error {
@@ -62,7 +66,7 @@ func (s *ReleaseServer) FollowPush(ctx context.Context, r *gwv1.WatchPushRequest
 			return raftstore.ErrNotLeader
 		}
 		// To look through ten thousand edges takes a while, in which they are not served.
-		if err := pause(ctx, max(progressPause, 4*took)); err != nil {
+		if err := pause(ctx, min(max(progressPause, 4*took), maxProgressPause)); err != nil {
 			return err
 		}
 		st = s.store.State()

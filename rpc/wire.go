@@ -51,8 +51,14 @@ func edgeMux(h *Hub) http.Handler {
 		}
 		return nil
 	})
+	path, handler := gwv1connect.NewEdgeServiceHandler(h.Edges, h.core.options(maxEdgeRequest, fetch)...)
 	mux := http.NewServeMux()
-	mux.Handle(gwv1connect.NewEdgeServiceHandler(h.Edges, h.core.options(maxEdgeRequest, fetch)...))
+	mux.Handle(path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != gwv1connect.EdgeServiceWatchProcedure { // those stay, and admission bounds how many come
+			defer h.Edges.calls.enter()()
+		}
+		handler.ServeHTTP(w, r)
+	}))
 	return mux
 }
 

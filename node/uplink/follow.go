@@ -135,9 +135,7 @@ func (u *Uplink) follow(ctx context.Context) error {
 // dropConnections has later calls made over new connections: the one that fell silent may be dead without anybody having
 // been told, and would keep them waiting until it is found out.
 func (u *Uplink) dropConnections() {
-	old := u.ident.Load()
-	fresh, err := newCredentials(old.stored, u.pace)
-	if err == nil && u.ident.CompareAndSwap(old, fresh) {
+	if old := u.ident.Load(); u.ident.CompareAndSwap(old, old.afresh(u.pace)) {
 		old.transport.CloseIdleConnections()
 	}
 }
@@ -154,6 +152,8 @@ type tries struct {
 	moves      int // on a hub's word to where the leader is
 	leaderless int // answers that there is no leader
 	refused    int // answers that the edge was revoked
+	// spread: it has waited for its turn among all edges of a large fleet already.
+	spread bool
 }
 
 const (
@@ -192,14 +192,24 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 	default:
 		u.hubs.rotate()
 	}
+	// All edges of a leader that is gone come at once: they spread over the quick wait, or what hubs have asked for.
+	quick := u.pace.reconnect.quick
+	if e.ticked && u.spread > quick {
+		quick, t.spread = u.spread, true
+	}
 	switch {
 	case moved && !e.ticked && t.moves < maxMoves:
 		t.moves++
+		if t.spread {
+			return hub, 0
+		}
 		return hub, spreadTo(e.err, random())
 	case elsewhere && t.leaderless < maxLeaderless:
-		// All edges of a leader that has changed come at once: they spread over the quick wait, and need no longer one.
 		t.leaderless++
-		return hub, time.Duration(random() * float64(u.pace.reconnect.quick))
+		return hub, time.Duration(random() * float64(quick))
+	case e.ticked:
+		t.failed++
+		return hub, time.Duration(random() * float64(quick))
 	}
 	t.failed++
 	return hub, u.pace.reconnect.delay(u.pace.reconnect.round(t.failed, u.hubs.len()), random())
@@ -299,6 +309,7 @@ func (u *Uplink) handleTick(s *stream, tick *gwv1.Tick) error {
 	if tick.Target != nil {
 		u.target = proto.CloneOf(tick.Target)
 	}
+	u.spread = min(max(tick.ReconnectSpread.AsDuration(), 0), maxRetryJitter)
 	u.mu.Unlock()
 	first := !s.ticked
 	s.ticked = true

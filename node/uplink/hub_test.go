@@ -132,9 +132,12 @@ func (h *fakeHub) route(w http.ResponseWriter, r *http.Request) {
 	connect.NewErrorWriter().Write(w, r, notLeaderAt(leader))
 }
 
-func notLeaderAt(leader string) error {
+func notLeaderAt(leader string) error { return notLeaderFor(leader, 0) }
+
+// notLeaderFor is the answer to an edge of a fleet that is to spread over a time on its way to the leader.
+func notLeaderFor(leader string, spread time.Duration) error {
 	err := connect.NewError(connect.CodeUnavailable, errors.New("this hub does not lead"))
-	if detail, detailErr := connect.NewErrorDetail(&gwv1.ErrorDetail{Reason: notLeader, LeaderUrl: leader}); detailErr == nil {
+	if detail, detailErr := connect.NewErrorDetail(&gwv1.ErrorDetail{Reason: notLeader, LeaderUrl: leader, RetryJitter: durationpb.New(spread)}); detailErr == nil {
 		err.AddDetail(detail)
 	}
 	return err

@@ -183,6 +183,34 @@ func TestAFleetSpreadsOverAChangeOfTheLeader(t *testing.T) {
 	wantEven(t, "change of the leader", tenths, outside)
 }
 
+// Edges of a large fleet spread over the time that hubs have asked for when they lose their hub, and once only.
+func TestALargeFleetSpreadsOverTheTimeTold(t *testing.T) {
+	for name, lost := range map[string]error{"the hub is gone": errEnded, "it leads no more": notLeaderAt("https://b:1")} {
+		tenths, outside := spread(0, 18*time.Second, func(float64) time.Duration {
+			u := &Uplink{pace: defaultPace, now: time.Now, spread: 18 * time.Second}
+			u.hubs.add("https://a:1", "https://b:1", "https://c:1")
+			var tr tries
+			_, wait := u.turn(end{reached: true, ticked: true, err: lost}, &tr)
+			if _, again := u.turn(end{reached: true, err: notLeaderFor("https://d:1", 18*time.Second)}, &tr); again != 0 {
+				t.Fatalf("%s: sent to the leader it waits again, for %v", name, again)
+			}
+			return wait
+		})
+		wantEven(t, name, tenths, outside)
+	}
+	u := &Uplink{pace: defaultPace, now: time.Now}
+	u.hubs.add("https://a:1", "https://b:1")
+	waited := false
+	for range 100 {
+		_, wait := u.turn(end{reached: true, err: notLeaderFor("https://b:1", 18*time.Second)}, &tries{})
+		waited = waited || wait > 2*time.Second
+		u.hubs.at = 0
+	}
+	if !waited {
+		t.Error("edges that were not told before don't spread on their way to the leader")
+	}
+}
+
 func TestAFleetThatLostItsHubSpreadsOverTheOthers(t *testing.T) {
 	at := make(map[string]int)
 	for range 1000 {

@@ -172,6 +172,7 @@ type Uplink struct {
 	access     *gwv1.StoredAccess // never nil; replaced, not changed
 	sequence   uint64             // of the last heartbeat
 	streams    uint64             // that have ticked
+	spread     time.Duration      // over which hubs want the fleet to come back
 }
 
 // pace is every duration the conversation runs by, and how it connects; tests change both.
@@ -195,7 +196,7 @@ type pace struct {
 var defaultPace = pace{
 	tickTimeout: 10 * time.Second,
 	dial:        5 * time.Second,
-	leader:      5 * time.Second,
+	leader:      8 * time.Second,
 	call:        10 * time.Second,
 	fetch:       2 * time.Minute,
 	drain:       time.Minute,

@@ -897,6 +897,9 @@ type Tick struct {
 	// value at which it was made: one made at a lower value is to be forgotten. An edge that keeps its rejections over a
 	// restart keeps the value beside them.
 	Retry uint64 `protobuf:"varint,5,opt,name=retry,proto3" json:"retry,omitempty"`
+	// Over what time this edge is to spread its return if it loses the stream: the fleet is so large that hubs can't let all
+	// of it in at once. Absent: it need not.
+	ReconnectSpread *durationpb.Duration `protobuf:"bytes,6,opt,name=reconnect_spread,json=reconnectSpread,proto3" json:"reconnect_spread,omitempty"`
 	// A target that is new to the stream, if it is a small difference to what the edge was last known to hold: what
 	// FetchRelease would send. An edge that holds something else fetches.
 	Release       []*FetchReleaseResponse `protobuf:"bytes,15,rep,name=release,proto3" json:"release,omitempty"`
@@ -967,6 +970,13 @@ func (x *Tick) GetRetry() uint64 {
 		return x.Retry
 	}
 	return 0
+}
+
+func (x *Tick) GetReconnectSpread() *durationpb.Duration {
+	if x != nil {
+		return x.ReconnectSpread
+	}
+	return nil
 }
 
 func (x *Tick) GetRelease() []*FetchReleaseResponse {
@@ -2632,14 +2642,15 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\x04tick\x18\x01 \x01(\v2\v.gw.v1.TickH\x00R\x04tick\x12.\n" +
 	"\x06access\x18\x02 \x01(\v2\x14.gw.v1.AccessChangesH\x00R\x06access\x12*\n" +
 	"\aremoved\x18\x03 \x01(\v2\x0e.gw.v1.RemovedH\x00R\aremovedB\a\n" +
-	"\x05event\"\xd6\x01\n" +
+	"\x05event\"\x9c\x02\n" +
 	"\x04Tick\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12%\n" +
 	"\x0eaccess_version\x18\x03 \x01(\x04R\raccessVersion\x12%\n" +
 	"\x06target\x18\x04 \x01(\v2\r.gw.v1.TargetR\x06target\x12\x14\n" +
-	"\x05retry\x18\x05 \x01(\x04R\x05retry\x125\n" +
+	"\x05retry\x18\x05 \x01(\x04R\x05retry\x12D\n" +
+	"\x10reconnect_spread\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x0freconnectSpread\x125\n" +
 	"\arelease\x18\x0f \x03(\v2\x1b.gw.v1.FetchReleaseResponseR\arelease\"\t\n" +
 	"\aRemoved\"{\n" +
 	"\rAccessChanges\x12\x14\n" +
@@ -2847,50 +2858,51 @@ var file_gw_v1_edge_proto_depIdxs = []int32{
 	13, // 10: gw.v1.WatchResponse.access:type_name -> gw.v1.AccessChanges
 	12, // 11: gw.v1.WatchResponse.removed:type_name -> gw.v1.Removed
 	8,  // 12: gw.v1.Tick.target:type_name -> gw.v1.Target
-	16, // 13: gw.v1.Tick.release:type_name -> gw.v1.FetchReleaseResponse
-	14, // 14: gw.v1.AccessChanges.changes:type_name -> gw.v1.AccessChange
-	8,  // 15: gw.v1.FetchReleaseRequest.target:type_name -> gw.v1.Target
-	17, // 16: gw.v1.FetchReleaseResponse.header:type_name -> gw.v1.ReleaseHeader
-	18, // 17: gw.v1.FetchReleaseResponse.manifest:type_name -> gw.v1.ManifestPart
-	20, // 18: gw.v1.FetchReleaseResponse.blobs:type_name -> gw.v1.BlobPart
-	22, // 19: gw.v1.FetchReleaseResponse.end:type_name -> gw.v1.ReleaseEnd
-	8,  // 20: gw.v1.ReleaseHeader.target:type_name -> gw.v1.Target
-	19, // 21: gw.v1.ManifestPart.upserts:type_name -> gw.v1.ManifestEntry
-	19, // 22: gw.v1.ManifestPart.removals:type_name -> gw.v1.ManifestEntry
-	25, // 23: gw.v1.FetchSecretsResponse.secrets:type_name -> gw.v1.SecretValue
-	39, // 24: gw.v1.ValidateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	31, // 25: gw.v1.SendPluginControlBatchRequest.payloads:type_name -> gw.v1.PluginPayload
-	32, // 26: gw.v1.SendPluginControlBatchRequest.marks:type_name -> gw.v1.PluginMark
-	36, // 27: gw.v1.SendPluginControlBatchRequest.answers:type_name -> gw.v1.DeadLetterAnswer
-	38, // 28: gw.v1.PluginPayload.metadata:type_name -> gw.v1.PluginPayload.MetadataEntry
-	34, // 29: gw.v1.SendPluginControlBatchResponse.outcomes:type_name -> gw.v1.PayloadOutcome
-	32, // 30: gw.v1.SendPluginControlBatchResponse.marks:type_name -> gw.v1.PluginMark
-	35, // 31: gw.v1.SendPluginControlBatchResponse.orders:type_name -> gw.v1.DeadLetterOrder
-	0,  // 32: gw.v1.PayloadOutcome.result:type_name -> gw.v1.PayloadResult
-	1,  // 33: gw.v1.DeadLetterOrder.action:type_name -> gw.v1.DeadLetterAction
-	2,  // 34: gw.v1.EdgeService.Enroll:input_type -> gw.v1.EnrollRequest
-	4,  // 35: gw.v1.EdgeService.RenewCertificate:input_type -> gw.v1.RenewCertificateRequest
-	6,  // 36: gw.v1.EdgeService.Heartbeat:input_type -> gw.v1.HeartbeatRequest
-	9,  // 37: gw.v1.EdgeService.Watch:input_type -> gw.v1.WatchRequest
-	15, // 38: gw.v1.EdgeService.FetchRelease:input_type -> gw.v1.FetchReleaseRequest
-	23, // 39: gw.v1.EdgeService.FetchSecrets:input_type -> gw.v1.FetchSecretsRequest
-	26, // 40: gw.v1.EdgeService.ValidateToken:input_type -> gw.v1.ValidateTokenRequest
-	30, // 41: gw.v1.EdgeService.SendPluginControlBatch:input_type -> gw.v1.SendPluginControlBatchRequest
-	28, // 42: gw.v1.EdgeService.Goodbye:input_type -> gw.v1.GoodbyeRequest
-	3,  // 43: gw.v1.EdgeService.Enroll:output_type -> gw.v1.EnrollResponse
-	5,  // 44: gw.v1.EdgeService.RenewCertificate:output_type -> gw.v1.RenewCertificateResponse
-	7,  // 45: gw.v1.EdgeService.Heartbeat:output_type -> gw.v1.HeartbeatResponse
-	10, // 46: gw.v1.EdgeService.Watch:output_type -> gw.v1.WatchResponse
-	16, // 47: gw.v1.EdgeService.FetchRelease:output_type -> gw.v1.FetchReleaseResponse
-	24, // 48: gw.v1.EdgeService.FetchSecrets:output_type -> gw.v1.FetchSecretsResponse
-	27, // 49: gw.v1.EdgeService.ValidateToken:output_type -> gw.v1.ValidateTokenResponse
-	33, // 50: gw.v1.EdgeService.SendPluginControlBatch:output_type -> gw.v1.SendPluginControlBatchResponse
-	29, // 51: gw.v1.EdgeService.Goodbye:output_type -> gw.v1.GoodbyeResponse
-	43, // [43:52] is the sub-list for method output_type
-	34, // [34:43] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	45, // 13: gw.v1.Tick.reconnect_spread:type_name -> google.protobuf.Duration
+	16, // 14: gw.v1.Tick.release:type_name -> gw.v1.FetchReleaseResponse
+	14, // 15: gw.v1.AccessChanges.changes:type_name -> gw.v1.AccessChange
+	8,  // 16: gw.v1.FetchReleaseRequest.target:type_name -> gw.v1.Target
+	17, // 17: gw.v1.FetchReleaseResponse.header:type_name -> gw.v1.ReleaseHeader
+	18, // 18: gw.v1.FetchReleaseResponse.manifest:type_name -> gw.v1.ManifestPart
+	20, // 19: gw.v1.FetchReleaseResponse.blobs:type_name -> gw.v1.BlobPart
+	22, // 20: gw.v1.FetchReleaseResponse.end:type_name -> gw.v1.ReleaseEnd
+	8,  // 21: gw.v1.ReleaseHeader.target:type_name -> gw.v1.Target
+	19, // 22: gw.v1.ManifestPart.upserts:type_name -> gw.v1.ManifestEntry
+	19, // 23: gw.v1.ManifestPart.removals:type_name -> gw.v1.ManifestEntry
+	25, // 24: gw.v1.FetchSecretsResponse.secrets:type_name -> gw.v1.SecretValue
+	39, // 25: gw.v1.ValidateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	31, // 26: gw.v1.SendPluginControlBatchRequest.payloads:type_name -> gw.v1.PluginPayload
+	32, // 27: gw.v1.SendPluginControlBatchRequest.marks:type_name -> gw.v1.PluginMark
+	36, // 28: gw.v1.SendPluginControlBatchRequest.answers:type_name -> gw.v1.DeadLetterAnswer
+	38, // 29: gw.v1.PluginPayload.metadata:type_name -> gw.v1.PluginPayload.MetadataEntry
+	34, // 30: gw.v1.SendPluginControlBatchResponse.outcomes:type_name -> gw.v1.PayloadOutcome
+	32, // 31: gw.v1.SendPluginControlBatchResponse.marks:type_name -> gw.v1.PluginMark
+	35, // 32: gw.v1.SendPluginControlBatchResponse.orders:type_name -> gw.v1.DeadLetterOrder
+	0,  // 33: gw.v1.PayloadOutcome.result:type_name -> gw.v1.PayloadResult
+	1,  // 34: gw.v1.DeadLetterOrder.action:type_name -> gw.v1.DeadLetterAction
+	2,  // 35: gw.v1.EdgeService.Enroll:input_type -> gw.v1.EnrollRequest
+	4,  // 36: gw.v1.EdgeService.RenewCertificate:input_type -> gw.v1.RenewCertificateRequest
+	6,  // 37: gw.v1.EdgeService.Heartbeat:input_type -> gw.v1.HeartbeatRequest
+	9,  // 38: gw.v1.EdgeService.Watch:input_type -> gw.v1.WatchRequest
+	15, // 39: gw.v1.EdgeService.FetchRelease:input_type -> gw.v1.FetchReleaseRequest
+	23, // 40: gw.v1.EdgeService.FetchSecrets:input_type -> gw.v1.FetchSecretsRequest
+	26, // 41: gw.v1.EdgeService.ValidateToken:input_type -> gw.v1.ValidateTokenRequest
+	30, // 42: gw.v1.EdgeService.SendPluginControlBatch:input_type -> gw.v1.SendPluginControlBatchRequest
+	28, // 43: gw.v1.EdgeService.Goodbye:input_type -> gw.v1.GoodbyeRequest
+	3,  // 44: gw.v1.EdgeService.Enroll:output_type -> gw.v1.EnrollResponse
+	5,  // 45: gw.v1.EdgeService.RenewCertificate:output_type -> gw.v1.RenewCertificateResponse
+	7,  // 46: gw.v1.EdgeService.Heartbeat:output_type -> gw.v1.HeartbeatResponse
+	10, // 47: gw.v1.EdgeService.Watch:output_type -> gw.v1.WatchResponse
+	16, // 48: gw.v1.EdgeService.FetchRelease:output_type -> gw.v1.FetchReleaseResponse
+	24, // 49: gw.v1.EdgeService.FetchSecrets:output_type -> gw.v1.FetchSecretsResponse
+	27, // 50: gw.v1.EdgeService.ValidateToken:output_type -> gw.v1.ValidateTokenResponse
+	33, // 51: gw.v1.EdgeService.SendPluginControlBatch:output_type -> gw.v1.SendPluginControlBatchResponse
+	29, // 52: gw.v1.EdgeService.Goodbye:output_type -> gw.v1.GoodbyeResponse
+	44, // [44:53] is the sub-list for method output_type
+	35, // [35:44] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_gw_v1_edge_proto_init() }
