@@ -18,6 +18,11 @@ const (
 	// hubGC is GOGC of a hub: connections are many and live long, and hold most of its memory, so that a collector that
 	// lets the heap double would double what each of them costs.
 	hubGC = 50
+	// largeHeap is from where on hubLargeGC is GOGC instead. To look through a large heap takes the collector a second or
+	// two, in which whoever allocates has to help it: with little room to grow, so does a heartbeat among hubs, and a push
+	// to ten thousand edges would cost the leader its lead.
+	largeHeap  = 192 << 20
+	hubLargeGC = 100
 )
 
 // heap is what the collector tells of the heap.
@@ -45,16 +50,26 @@ func readHeap() heap {
 	return heap{samples[0].Value.Uint64(), samples[1].Value.Uint64(), samples[2].Value.Uint64(), samples[3].Value.Uint64()}
 }
 
+// gcPercent returns GOGC for a hub of which so many bytes are in use.
+func gcPercent(live uint64) int {
+	if live >= largeHeap {
+		return hubLargeGC
+	}
+	return hubGC
+}
+
 // keepLean gives memory back to the system after something has taken much of it for a moment, such as a password's
 // hashing or a fleet that came back, until ctx ends. Left alone the collector keeps it for minutes.
 func keepLean(ctx context.Context) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(hubGC)
-	}
+	percent := 0 // of ours; an operator's stands
 	look := time.NewTicker(trimEvery)
 	defer look.Stop()
 	soon := time.After(2 * time.Second) // what starting has left behind
 	for last := readHeap(); ; last = readHeap() {
+		if now := gcPercent(last.live); now != percent && os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(now)
+			percent = now
+		}
 		started := false
 		select {
 		case <-ctx.Done():
