@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"time"
 
 	"gw/node/cli"
@@ -86,6 +87,7 @@ type benchFleet struct {
 	Hubs              int           `default:"1" help:"Hubs started for this run, 1 or 3."`
 	ElectionTimeout   time.Duration `default:"1s" help:"Of those hubs, as of gw hub."`
 	HeartbeatInterval time.Duration `default:"30s" help:"Of those hubs, as of gw hub."`
+	AdmitStreams      float64       `default:"500" placeholder:"N" help:"Of those hubs, as of gw hub. Edges that share a machine with them need less."`
 	Output            string        `short:"o" enum:"table,json" default:"table" placeholder:"FORMAT" help:"table for people, json for programs."`
 }
 
@@ -93,7 +95,7 @@ type benchFleet struct {
 func (*benchFleet) Examples() string {
 	return `
 gw bench fleet
-gw bench fleet --edges 10000 --hubs 3 --at-once 256 --patience 5m -o json
+gw bench fleet --edges 10000 --hubs 3 --election-timeout 3s --admit-streams 150 --patience 5m -o json
 gw bench fleet --edges 1000 --hubs 3 --scenario restart --restarts 3
 gw bench fleet --edges 100 --resources 10000 --scenario push
 gw bench fleet --edges 200 --scenario push,revoke --pushes 20
@@ -124,7 +126,8 @@ func (c *benchFleet) Run(ctx context.Context, std *cli.Context) error {
 		return fmt.Errorf("find this program: %w", err)
 	}
 	config.Hubs, config.Program = c.Hubs, program
-	config.HubFlags = []string{"--election-timeout", c.ElectionTimeout.String(), "--heartbeat-interval", c.HeartbeatInterval.String()}
+	config.HubFlags = []string{"--election-timeout", c.ElectionTimeout.String(), "--heartbeat-interval", c.HeartbeatInterval.String(),
+		"--admit-streams", strconv.FormatFloat(c.AdmitStreams, 'f', -1, 64)}
 	return fleetbench.Run(ctx, config, std.Stdout)
 }
 
@@ -175,4 +178,7 @@ func (e *benchEdge) Run(ctx context.Context) error {
 }
 
 // Following implements fleetbench.Edge.
-func (e *benchEdge) Following() bool { return e.uplink.Status().Following }
+func (e *benchEdge) Following() (ok bool, why string) {
+	s := e.uplink.Status()
+	return s.Following, s.LastError
+}

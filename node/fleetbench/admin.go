@@ -156,7 +156,7 @@ func (b *bench) awaitRight(ctx context.Context) (connected, right time.Duration,
 		}
 		if time.Since(said) >= time.Second {
 			said = time.Now()
-			b.Progress(fmt.Sprintf("  of %d edges, %d follow a hub, %d are Connected, %d In sync", n, b.fleet.followers(), last.GetConnected(), last.GetInSync()))
+			b.Progress(fmt.Sprintf("  of %d edges, %d are Connected, %d In sync; %s", n, last.GetConnected(), last.GetInSync(), b.fleet.standing()))
 		}
 		// A big fleet takes a while to be looked through, and the leader has other things to do. But a call may also have
 		// been held until there was a leader.

@@ -15,8 +15,8 @@ import (
 type Edge interface {
 	// Run enrols and holds the conversation until ctx ends; then it returns nil. An error: the hubs refuse the edge.
 	Run(ctx context.Context) error
-	// Following reports whether a hub's stream is open and ticking.
-	Following() bool
+	// Following reports whether a hub's stream is open and ticking, and what came in between last if not.
+	Following() (ok bool, why string)
 }
 
 // EdgeConfig is what an Edge is made of. Its functions don't block and may be called from any goroutine.

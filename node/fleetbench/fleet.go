@@ -1,9 +1,13 @@
 package fleetbench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"regexp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,12 +112,41 @@ func (f *fleet) stop() error {
 // followers counts the edges that follow a hub.
 func (f *fleet) followers() (n int) {
 	for _, e := range f.edges {
-		if e.talk.Following() {
+		if ok, _ := e.talk.Following(); ok {
 			n++
 		}
 	}
 	return n
 }
+
+// standing says how many edges follow a hub, and what keeps the others from it.
+func (f *fleet) standing() string {
+	why := map[string]int{}
+	followers := 0
+	for _, e := range f.edges {
+		if ok, last := e.talk.Following(); ok {
+			followers++
+		} else {
+			why[cmp.Or(last, "it is on its way")]++
+		}
+	}
+	alike := map[string]int{}
+	for last, n := range why {
+		alike[port.ReplaceAllString(last, ":PORT")] += n
+	}
+	s := fmt.Sprintf("%d follow a hub", followers)
+	reasons := slices.SortedFunc(maps.Keys(alike), func(a, b string) int { return alike[b] - alike[a] })
+	for _, r := range reasons[:min(len(reasons), maxReasons)] {
+		s += fmt.Sprintf("\n    %d do not: %s", alike[r], r)
+	}
+	return s
+}
+
+// port is what errors that are alike differ in.
+var port = regexp.MustCompile(`:[0-9]{4,5}\b`)
+
+// maxReasons bounds the reasons shown.
+const maxReasons = 4
 
 // awaitLoad returns a tally of when edges load a release newer than after.
 func (f *fleet) awaitLoad(after uint64) *tally {
@@ -200,7 +233,7 @@ func (t *tally) wait(ctx context.Context, f *fleet, limit time.Duration, what st
 		case <-over.C:
 			t.mu.Lock()
 			defer t.mu.Unlock()
-			return fmt.Errorf("%d of %d edges have not %s within %s", t.left, len(t.took), what, limit)
+			return fmt.Errorf("%d of %d edges have not %s within %s; %s", t.left, len(t.took), what, limit, f.standing())
 		case <-ctx.Done():
 			return ctx.Err()
 		}

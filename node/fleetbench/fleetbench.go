@@ -200,6 +200,7 @@ func (b *bench) open(ctx context.Context) (err error) {
 		return err
 	} else {
 		b.admin = b.hubs.admin
+		yield()
 	}
 	if err := b.setUp(ctx); err != nil {
 		return fmt.Errorf("set up: %w", err)

@@ -149,6 +149,7 @@ func (k *hub) start(ctx context.Context, flags ...string) error {
 		close(k.exited)
 		return fmt.Errorf("start %s: %w", k.name, err)
 	}
+	raise(k.cmd.Process.Pid)
 	go func(cmd *exec.Cmd, exited chan struct{}) { // kill waits for it
 		_ = cmd.Wait() // it is told by the log why it ended
 		close(exited)

@@ -41,6 +41,27 @@ func usageOf(pid int) (u usage, err error) {
 // childAttributes make a hub end with this process, however that ends.
 func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
 
+// yield has this process come after hubs for the processors, as far as they share them: in the field edges have their
+// own, and what they do must not be taken for what hubs need. A hub that is started later has to be raised again, which
+// only root may; one that can't be takes its turn with the edges.
+func yield() {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return
+	}
+	for _, t := range tasks { // later threads have what the one has that makes them
+		if id, err := strconv.Atoi(t.Name()); err == nil {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, id, edgeNice) // a thread may have ended
+		}
+	}
+}
+
+// raise gives a child the priority that yield has taken from this process.
+func raise(pid int) { _ = unix.Setpriority(unix.PRIO_PROCESS, pid, 0) }
+
+// edgeNice is about a tenth of a hub's share.
+const edgeNice = 10
+
 // wireBytes returns how many bytes this process's open TCP connections to some ports have carried, both ways, as the
 // kernel counts them, and how many connections that are. ok is false where it can't be told.
 func wireBytes(ports map[int]bool) (sum float64, connections int, ok bool) {

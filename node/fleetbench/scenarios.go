@@ -121,7 +121,7 @@ func (b *bench) onePush(ctx context.Context) (loaded, reported []time.Duration, 
 	}
 	reported, err = b.followPush(ctx, number, began)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w; of %d edges, %d were seen to load it, %s", err, b.Edges, len(reported), b.fleet.standing())
 	}
 	if err := t.wait(ctx, b.fleet, b.Patience, fmt.Sprintf("loaded push %d", number)); err != nil {
 		return nil, nil, err
@@ -136,7 +136,7 @@ func (b *bench) followPush(ctx context.Context, number uint64, began time.Time) 
 		again = false
 		progress, err := b.admin.releases.WatchPush(ctx, &gwv1.WatchPushRequest{Number: number})
 		if err != nil {
-			return nil, fmt.Errorf("watch push %d: %w", number, err)
+			return reported, fmt.Errorf("watch push %d: %w", number, err)
 		}
 		for progress.Receive() {
 			m := progress.Msg()
@@ -151,7 +151,7 @@ func (b *bench) followPush(ctx context.Context, number uint64, began time.Time) 
 		if err := progress.Err(); connect.CodeOf(err) == connect.CodeUnavailable && ctx.Err() == nil {
 			again = true
 		} else if err != nil {
-			return nil, fmt.Errorf("watch push %d: %w", number, err)
+			return reported, fmt.Errorf("watch push %d: %w", number, err)
 		}
 		progress.Close()
 	}
