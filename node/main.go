@@ -26,14 +26,14 @@ type grammar struct {
 // Main runs the command that args name until it ends or the process is told to stop, and returns the exit code: 0, 1
 // for failed, 2 for wrong usage, 3 for waited in vain.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	if hookbench.ServeIfStarted() {
-		return 0
-	}
 	return run(args, stdin, stdout, stderr, time.Now)
 }
 
 // run is Main with a clock.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer, now func() time.Time) int {
+	if hookbench.ServeIfStarted() {
+		return 0
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() {
