@@ -88,14 +88,24 @@ func (r *groupRunner) closePipes() {
 	}
 }
 
+// errGivenUp means that a process was ended before it was started.
+var errGivenUp = errors.New("it is not wanted any more")
+
 // Start starts the process and waits for its end in a goroutine that ends with it.
 func (r *groupRunner) Start(context.Context) error {
-	if err := r.cmd.Start(); err != nil {
+	err := errGivenUp
+	if !r.killed.Load() {
+		err = r.cmd.Start()
+	}
+	if err != nil {
 		r.closePipes()
 		close(r.exited)
 		return err
 	}
 	r.started.Store(true)
+	if r.killed.Load() { // meanwhile, and there was no process to signal
+		r.signalGroup()
+	}
 	for _, w := range r.writers {
 		w.Close()
 	}
@@ -109,7 +119,7 @@ func (r *groupRunner) Start(context.Context) error {
 	return nil
 }
 
-// killGroup ends every process of the group, at once.
+// killGroup ends every process of the group, at once, or keeps it from being started.
 func (r *groupRunner) killGroup() {
 	select {
 	case <-r.exited:
