@@ -2,8 +2,11 @@ package pluginhost
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -56,8 +59,12 @@ func checkConfig(p *Plugin, text []byte) error {
 	var s schema
 	d := json.NewDecoder(strings.NewReader(string(text)))
 	d.DisallowUnknownFields()
+	d.UseNumber() // enum and const are compared with what is written
 	if err := d.Decode(&s); err != nil {
 		return fmt.Errorf("the plugin's config schema can't be used: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("the plugin's config schema can't be used: something follows it")
 	}
 	var errs resource.Errors
 	for _, name := range s.Required {
@@ -102,7 +109,9 @@ func (s *schema) problem(value string) (string, error) {
 		n, err = strconv.ParseInt(value, 10, 64)
 		number = float64(n)
 	case "number":
-		number, err = strconv.ParseFloat(value, 64)
+		if number, err = strconv.ParseFloat(value, 64); err == nil && (math.IsNaN(number) || math.IsInf(number, 0)) {
+			err = strconv.ErrRange // no limit would hold for them
+		}
 	case "boolean":
 		_, err = strconv.ParseBool(value)
 	case "string", nil:
@@ -124,8 +133,8 @@ func (s *schema) problem(value string) (string, error) {
 	numeric := s.Type == "integer" || s.Type == "number"
 	length := utf8.RuneCountInString(value)
 	switch {
-	case s.Enum != nil && !slices.ContainsFunc(s.Enum, func(v any) bool { return fmt.Sprint(v) == value }),
-		s.Const != nil && fmt.Sprint(s.Const) != value:
+	case s.Enum != nil && !slices.ContainsFunc(s.Enum, func(v any) bool { return equal(v, value, numeric) }),
+		s.Const != nil && !equal(s.Const, value, numeric):
 		return "is not one of what the plugin takes", nil
 	case s.MinLength != nil && length < *s.MinLength:
 		return "is too short", nil
@@ -137,6 +146,20 @@ func (s *schema) problem(value string) (string, error) {
 		return "is too large", nil
 	}
 	return "", nil
+}
+
+// equal reports whether a value is v of a schema: in writing, or if it is numeric as a number, 2.0 as 2.
+func equal(v any, value string, numeric bool) bool {
+	if fmt.Sprint(v) == value {
+		return true
+	}
+	n, ok := v.(json.Number)
+	if !ok || !numeric {
+		return false
+	}
+	a, errA := n.Float64()
+	b, errB := strconv.ParseFloat(value, 64)
+	return errA == nil && errB == nil && a == b && math.Abs(a) < 1<<53 // from there on different numbers are the same float
 }
 
 // expected says what a value should be.
