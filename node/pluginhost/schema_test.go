@@ -55,3 +55,32 @@ func TestSchemasThatAreNone(t *testing.T) {
 		}
 	}
 }
+
+func FuzzConfigSchema(f *testing.F) {
+	for _, schema := range []string{
+		`{"type": "object", "additionalProperties": false, "required": ["a"], "properties": {"a": {"type": "integer", "minimum": 1, "maximum": 1e6}}}`,
+		`{"properties": {"a": {"type": "number", "enum": [1, 2.5]}, "b": {"const": true}}}`,
+		`{"properties": {"a": {"pattern": "^x{1,9}$", "minLength": 1, "maxLength": 3, "description": "a name"}, "b": null}}`,
+		`{"properties": {"a": {"type": ["string"]}}, "required": ["c", "c"]}`, ``, `null`, `{} {}`,
+	} {
+		f.Add(schema, "a", "1", "b", "true")
+		f.Add(schema, "a", "NaN", "c", "\xff")
+	}
+	f.Fuzz(func(t *testing.T, schema, key, value, otherKey, otherValue string) {
+		p := testPlugin(map[string]string{key: value, otherKey: otherValue})
+		first := checkConfig(&p, []byte(schema))
+		if again := checkConfig(&p, []byte(schema)); fmt.Sprint(first) != fmt.Sprint(again) {
+			t.Errorf("first %v, then %v", first, again)
+		}
+		if first != nil {
+			return
+		}
+		for name := range p.Config { // each is accepted by itself too
+			one := p
+			one.Config = map[string]string{name: p.Config[name]}
+			if err := checkConfig(&one, []byte(schema)); err != nil && !strings.Contains(err.Error(), "is missing") {
+				t.Errorf("%q alone: %v", name, err)
+			}
+		}
+	})
+}
