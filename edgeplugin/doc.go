@@ -12,7 +12,7 @@
 //	HealthChecker         says whether the plugin is well
 //	ConfigSchemaProvider  describes its configuration, which gw then checks before the plugin sees it
 //
-// The first four may also be written with a context.Context in the place of Context. At the edge, the resource "Plugin"
+// The first six may also be written with a context.Context in the place of Context. At the edge, the resource "Plugin"
 // lists the hooks the plugin is called at; naming one that it has no method for is an error that an admin sees.
 //
 // # Compatibility

@@ -91,10 +91,7 @@ func (c *benchPlugins) requests(ctx context.Context, w io.Writer) (err error) {
 	if err := os.Setenv(hookbench.RoleVariable, hookbench.PluginRole); err != nil {
 		return err
 	}
-	host, err := pluginhost.New(pluginhost.Config{Side: pluginv1.Side_SIDE_EDGE, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return fmt.Errorf("bench: %w", err)
-	}
+	host := pluginhost.New(pluginhost.Config{Side: pluginv1.Side_SIDE_EDGE, Logger: slog.New(slog.DiscardHandler)})
 	defer func() { err = errors.Join(err, host.Close()) }()
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // the gateway's proxy finds out what is wrong with it

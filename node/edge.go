@@ -122,9 +122,7 @@ func openEdge(ctx context.Context, c EdgeConfig, stdout io.Writer, log *slog.Log
 	if e.accessLog, err = openAccessLog(c.AccessLog, stdout); err != nil {
 		return e, err
 	}
-	if err := e.openPlugins(); err != nil {
-		return e, err
-	}
+	e.openPlugins()
 	e.buildGateway()
 	if err := e.buildUplink(); err != nil {
 		return e, err

@@ -23,8 +23,8 @@ import (
 const pluginsWait = 3 * time.Second
 
 // openPlugins makes the host of the edge's plugins, which keep in the spool what they keep and send.
-func (e *edge) openPlugins() (err error) {
-	e.plugins, err = pluginhost.New(pluginhost.Config{
+func (e *edge) openPlugins() {
+	e.plugins = pluginhost.New(pluginhost.Config{
 		Side: pluginv1.Side_SIDE_EDGE,
 		Send: func(ctx context.Context, plugin uint32, payload []byte, correlationID string, metadata map[string]string) (int64, error) {
 			pending, err := e.spool.Send(ctx, plugin, payload, correlationID, metadata)
@@ -33,7 +33,6 @@ func (e *edge) openPlugins() (err error) {
 		KV:     func(plugin uint32) pluginhost.KV { return e.spool.KV(plugin) },
 		Logger: e.log.With("room", "plugins"),
 	})
-	return err
 }
 
 // sendRefusal says in the host's words why the spool did not take a payload.

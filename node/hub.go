@@ -326,10 +326,7 @@ func (h *hub) openAdmin() (err error) {
 
 // buildServices connects store, fleet, handlers and console.
 func (h *hub) buildServices() (err error) {
-	h.plugins, err = openHubPlugins(h.store, func(plugin uint32) rpc.PluginKV { return h.services.PluginKV(plugin) }, h.log.With("room", "pluginhost"))
-	if err != nil {
-		return err
-	}
+	h.plugins = openHubPlugins(h.store, func(plugin uint32) rpc.PluginKV { return h.services.PluginKV(plugin) }, h.log.With("room", "pluginhost"))
 	h.services, err = rpc.NewHub(rpc.HubConfig{
 		Store:   h.store,
 		Fleet:   fleet.New(fleet.Config{Interval: h.config.HeartbeatInterval, Now: h.config.Now}),

@@ -33,16 +33,13 @@ type hubPlugins struct {
 }
 
 // openHubPlugins makes the host; nothing runs before run. kv is asked once a plugin does.
-func openHubPlugins(store *raftstore.Store, kv func(plugin uint32) rpc.PluginKV, log *slog.Logger) (*hubPlugins, error) {
-	host, err := pluginhost.New(pluginhost.Config{
+func openHubPlugins(store *raftstore.Store, kv func(plugin uint32) rpc.PluginKV, log *slog.Logger) *hubPlugins {
+	host := pluginhost.New(pluginhost.Config{
 		Side:   pluginv1.Side_SIDE_HUB,
 		KV:     func(plugin uint32) pluginhost.KV { return kv(plugin) },
 		Logger: log,
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &hubPlugins{host: host, store: store, log: log}, nil
+	return &hubPlugins{host: host, store: store, log: log}
 }
 
 // run keeps the plugins running that are saved, whenever this hub leads, until ctx ends.

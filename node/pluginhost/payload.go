@@ -57,9 +57,9 @@ func (h *Host) Receivers() (ids []uint32) {
 	if s == nil {
 		return nil
 	}
-	for i, p := range s.procs {
+	for _, p := range s.procs {
 		if inst := p.instance.Load(); inst != nil && inst.manifest.AcceptsEdgePayloads {
-			ids = append(ids, s.plugins[i].ID)
+			ids = append(ids, p.plugin.ID)
 		}
 	}
 	slices.Sort(ids)

@@ -118,12 +118,12 @@ type Host struct {
 }
 
 // New makes a host that runs nothing yet. Close it.
-func New(c Config) (*Host, error) {
+func New(c Config) *Host {
 	h := &Host{c: c, log: c.Logger, pace: c.Pace.orDefault(), procs: map[string]*process{}}
 	if h.log == nil {
 		h.log = slog.Default()
 	}
-	return h, nil
+	return h
 }
 
 // Close ends every process and returns when all are gone. Calls that run fail.
@@ -169,7 +169,7 @@ func (h *Host) socketDir() (string, error) {
 
 // Prepare returns a set of the given plugins, having started those that no set runs yet. The error is resource.Errors if
 // the plugins are not as the resources say, which trying again does not change, or wraps a *StartError for one that could
-// not be started now; then nothing has changed. Adopt or Discard the set.
+// not be started now; then nothing has changed. Adopt or Release the set.
 func (h *Host) Prepare(ctx context.Context, plugins []Plugin) (*Set, error) {
 	s := h.Assemble(plugins)
 	var invalid error
@@ -180,7 +180,7 @@ func (h *Host) Prepare(ctx context.Context, plugins []Plugin) (*Set, error) {
 		select {
 		case <-p.tried:
 		case <-ctx.Done():
-			s.Discard()
+			s.Release()
 			return nil, ctx.Err()
 		}
 		if p.firstErr == nil {
@@ -190,20 +190,20 @@ func (h *Host) Prepare(ctx context.Context, plugins []Plugin) (*Set, error) {
 			invalid = joinInvalid(invalid, p.firstErr)
 			continue
 		}
-		s.Discard()
+		s.Release()
 		return nil, p.firstErr
 	}
 	if invalid != nil {
-		s.Discard()
+		s.Release()
 		return nil, invalid
 	}
 	return s, nil
 }
 
 // Assemble returns a set of the given plugins and starts those that no set runs yet, without waiting: those that can't be
-// started are tried again and again. Adopt or Discard the set.
+// started are tried again and again. Adopt or Release the set.
 func (h *Host) Assemble(plugins []Plugin) *Set {
-	s := &Set{host: h, plugins: plugins, procs: make([]*process, len(plugins))}
+	s := &Set{host: h, procs: make([]*process, len(plugins))}
 	s.holds.Store(1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -267,9 +267,9 @@ func (h *Host) hold() *Set {
 
 // find returns the set's process of a plugin, nil if there is none.
 func (s *Set) find(id uint32) *process {
-	for i := range s.plugins {
-		if s.plugins[i].ID == id {
-			return s.procs[i]
+	for _, p := range s.procs {
+		if p.plugin.ID == id {
+			return p
 		}
 	}
 	return nil

@@ -128,10 +128,7 @@ func newHost(t *testing.T, c Config) *Host {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	h, err := New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := New(c)
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {
 			t.Error(err)

@@ -13,7 +13,6 @@ import (
 // of.
 type Set struct {
 	host    *Host
-	plugins []Plugin
 	procs   []*process
 	holds   atomic.Int64
 	dropped sync.Once
@@ -45,15 +44,12 @@ func (s *Set) Hold() bool {
 	}
 }
 
-// Release ends a Hold.
+// Release ends a Hold, or gives up a set that was not adopted.
 func (s *Set) Release() {
 	if s.holds.Add(-1) == 0 {
 		s.drop()
 	}
 }
-
-// Discard gives up a set that was not adopted.
-func (s *Set) Discard() { s.Release() }
 
 func (s *Set) drop() { s.dropped.Do(func() { s.host.drop(s.procs) }) }
 

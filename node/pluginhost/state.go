@@ -28,8 +28,8 @@ type State struct {
 	LastError string
 	// Problem is what the plugin itself says is wrong with it; "": nothing.
 	Problem string
-	// Calls counts those that were made, Failures those that got no answer, and P50 and P99 are how long calls took; 0:
-	// none was made.
+	// Calls counts those that were made, Failures those that failed or could not be made at all, and P50 and P99 are how
+	// long calls took; 0: none was made.
 	Calls, Failures uint64
 	P50, P99        time.Duration
 }

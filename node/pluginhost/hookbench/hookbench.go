@@ -91,10 +91,7 @@ func startPlugin(ctx context.Context, program string) (*pluginhost.Host, *plugin
 	if err := os.Setenv(RoleVariable, PluginRole); err != nil {
 		return nil, nil, err
 	}
-	host, err := pluginhost.New(pluginhost.Config{Side: pluginv1.Side_SIDE_EDGE, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return nil, nil, err
-	}
+	host := pluginhost.New(pluginhost.Config{Side: pluginv1.Side_SIDE_EDGE, Logger: slog.New(slog.DiscardHandler)})
 	set, err := host.Prepare(ctx, []pluginhost.Plugin{pluginhost.PluginOf("bench", resource.Digest{1}, &gwv1.PluginSpec{
 		Id: 1, Hooks: []gwv1.Hook{gwv1.Hook_HOOK_PRE_AUTH}, Command: "file://" + program, Env: []string{RoleVariable},
 	})})
