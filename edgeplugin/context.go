@@ -44,7 +44,7 @@ type KV interface {
 	Write(ctx context.Context, key string, value []byte, expireAt ...*time.Time) error
 	// Delete reports whether there was a value.
 	Delete(ctx context.Context, key string) (bool, error)
-	// List returns the keys that begin with prefix, sorted.
+	// List returns the keys that begin with prefix, sorted. Of many it asks in parts, between which they may change.
 	List(ctx context.Context, prefix string) ([]string, error)
 }
 

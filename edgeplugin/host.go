@@ -64,10 +64,20 @@ func (h *host) Delete(ctx context.Context, key string) (bool, error) {
 }
 
 // List implements KV.
-func (h *host) List(ctx context.Context, prefix string) ([]string, error) {
-	r, err := h.client.KVList(ctx, &pluginv1.KVListRequest{Prefix: prefix, CallId: callOf(ctx)})
-	if err != nil {
-		return nil, fmt.Errorf("list %q: %w", prefix, err)
+func (h *host) List(ctx context.Context, prefix string) (keys []string, err error) {
+	q := &pluginv1.KVListRequest{Prefix: prefix, CallId: callOf(ctx), MaxBytes: maxListed}
+	for {
+		r, err := h.client.KVList(ctx, q)
+		if err != nil {
+			return nil, fmt.Errorf("list %q: %w", prefix, err)
+		}
+		keys = append(keys, r.Keys...)
+		if !r.More || len(r.Keys) == 0 {
+			return keys, nil
+		}
+		q.After = r.Keys[len(r.Keys)-1]
 	}
-	return r.Keys, nil
 }
+
+// maxListed is how many bytes of keys come in one message.
+const maxListed = 4 << 20

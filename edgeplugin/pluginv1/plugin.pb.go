@@ -1878,9 +1878,13 @@ func (x *KVDeleteResponse) GetDeleted() bool {
 }
 
 type KVListRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Prefix        string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	CallId        string                 `protobuf:"bytes,2,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Prefix string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	CallId string                 `protobuf:"bytes,2,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
+	// Only keys that come after this one.
+	After string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	// About how many bytes of keys to return at most; 0: all there are, or an error if they are too many for a message.
+	MaxBytes      uint32 `protobuf:"varint,4,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1929,9 +1933,26 @@ func (x *KVListRequest) GetCallId() string {
 	return ""
 }
 
+func (x *KVListRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *KVListRequest) GetMaxBytes() uint32 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
 type KVListResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Keys          []string               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted.
+	Keys []string `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	// There are more, after the last of these.
+	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1971,6 +1992,13 @@ func (x *KVListResponse) GetKeys() []string {
 		return x.Keys
 	}
 	return nil
+}
+
+func (x *KVListResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 type LogRequest struct {
@@ -2252,12 +2280,15 @@ const file_gw_plugin_v1_plugin_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x17\n" +
 	"\acall_id\x18\x02 \x01(\tR\x06callId\",\n" +
 	"\x10KVDeleteResponse\x12\x18\n" +
-	"\adeleted\x18\x01 \x01(\bR\adeleted\"@\n" +
+	"\adeleted\x18\x01 \x01(\bR\adeleted\"s\n" +
 	"\rKVListRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x17\n" +
-	"\acall_id\x18\x02 \x01(\tR\x06callId\"$\n" +
+	"\acall_id\x18\x02 \x01(\tR\x06callId\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\x12\x1b\n" +
+	"\tmax_bytes\x18\x04 \x01(\rR\bmaxBytes\"8\n" +
 	"\x0eKVListResponse\x12\x12\n" +
-	"\x04keys\x18\x01 \x03(\tR\x04keys\"9\n" +
+	"\x04keys\x18\x01 \x03(\tR\x04keys\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"9\n" +
 	"\n" +
 	"LogRequest\x12+\n" +
 	"\x05lines\x18\x01 \x03(\v2\x15.gw.plugin.v1.LogLineR\x05lines\"Q\n" +

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -117,7 +118,27 @@ func (s *hostServer) KVList(ctx context.Context, r *pluginv1.KVListRequest) (*pl
 		return nil, err
 	}
 	keys, err := kv.List(ctx, r.Prefix)
-	return &pluginv1.KVListResponse{Keys: keys}, refused(err)
+	if err != nil {
+		return nil, refused(err)
+	}
+	after, found := slices.BinarySearch(keys, r.After)
+	if found {
+		after++
+	}
+	keys = keys[after:]
+	n := firstBytes(keys, int(r.MaxBytes))
+	return &pluginv1.KVListResponse{Keys: keys[:n], More: n < len(keys)}, nil
+}
+
+// firstBytes returns how many of the first keys take about most bytes in a message; 0 is no limit.
+func firstBytes(keys []string, most int) int {
+	size := 0
+	for i, key := range keys {
+		if size += len(key) + 4; most > 0 && size >= most {
+			return i + 1
+		}
+	}
+	return len(keys)
 }
 
 // refused keeps an error's words on their way to the plugin, which is no place for internals of another kind.

@@ -317,6 +317,22 @@ func TestKVOfAPlugin(t *testing.T) {
 	}
 }
 
+func TestKeysOfMoreThanAMessageAreListed(t *testing.T) {
+	kv := newMemory()
+	const n = 20_000 // of 512 bytes, the longest
+	for i := range n {
+		kv.values[fmt.Sprintf("many/%0507d", i)] = nil
+	}
+	kv.values["other"] = nil
+	h := newHost(t, Config{KV: func(uint32) KV { return kv }})
+	s := adopt(t, h, testPlugin(nil))
+	for prefix, want := range map[string]string{"many/": fmt.Sprint(n, " true"), "": fmt.Sprint(n+1, " true"), "other": "1 true", "none": "0 true"} {
+		if d, err := ask(t, s, "list", prefix); err != nil || string(d.ResponseBody) != want {
+			t.Errorf("%q: got %q, %v; want %s", prefix, d.GetResponseBody(), err, want)
+		}
+	}
+}
+
 func TestKVFollowsTheContextOfAPayload(t *testing.T) {
 	own, late := newMemory(), filepath.Join(t.TempDir(), "late")
 	h := newHost(t, Config{KV: func(uint32) KV { return own }})

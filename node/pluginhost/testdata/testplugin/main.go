@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -134,6 +135,9 @@ func (p *plugin) HandlePreAuth(ctx edgeplugin.Context, req *edgeplugin.EnrichedR
 			sends.Go(func() { _, _ = edgeplugin.SendToControl(limited, req.Body, "", nil) })
 		}
 		sends.Wait()
+	case "list":
+		keys, err := ctx.Services.KV().List(ctx, string(req.Body))
+		return said(fmt.Sprintf("%d %v", len(slices.Compact(keys)), slices.IsSorted(keys))), err
 	case "write":
 		return said("written"), ctx.Services.KV().Write(ctx, "k", req.Body)
 	case "kv":
