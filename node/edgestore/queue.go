@@ -281,7 +281,8 @@ func (s *Spool) insert(tx *sql.Tx, plugin uint32, at time.Time, size int64, reco
 		}
 	}
 	s.sequences[plugin]++
-	_, err := tx.Stmt(s.insertion).Exec(s.generation, plugin, int64(s.sequences[plugin]), at.UnixNano(), size, record)
+	s.row++
+	_, err := tx.Stmt(s.insertion).Exec(s.row, s.generation, plugin, int64(s.sequences[plugin]), at.UnixNano(), size, record)
 	return err
 }
 

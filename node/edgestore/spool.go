@@ -60,6 +60,7 @@ type Spool struct {
 	store      []byte // of this opening
 	generation int64  // of store in the file; 0: nothing was written under it yet
 	sequences  map[uint32]uint64
+	row        int64 // the last one of payloads: none is used twice, since one may be on its way while it expires
 	accepted   map[uint32]int // payloads that the running transaction takes in, by plugin
 	undo       []func()       // what takes back in memory what the running transaction has changed there
 }
@@ -79,7 +80,7 @@ const spoolSchema = `
 CREATE TABLE IF NOT EXISTS loss (id INTEGER PRIMARY KEY CHECK (id = 1), payloads INTEGER NOT NULL, unknown INTEGER NOT NULL, set_aside TEXT NOT NULL, at INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS stores (generation INTEGER PRIMARY KEY AUTOINCREMENT, store BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS plugins (plugin INTEGER PRIMARY KEY, accepted INTEGER NOT NULL, settled INTEGER NOT NULL, expired INTEGER NOT NULL, dropped INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS payloads (id INTEGER PRIMARY KEY AUTOINCREMENT, generation INTEGER NOT NULL, plugin INTEGER NOT NULL, sequence INTEGER NOT NULL, queued_at INTEGER NOT NULL, size INTEGER NOT NULL, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS payloads (id INTEGER PRIMARY KEY, generation INTEGER NOT NULL, plugin INTEGER NOT NULL, sequence INTEGER NOT NULL, queued_at INTEGER NOT NULL, size INTEGER NOT NULL, record BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS payloads_of_plugin ON payloads (plugin, id);
 CREATE TABLE IF NOT EXISTS dead_letters (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, plugin INTEGER NOT NULL, at INTEGER NOT NULL, size INTEGER NOT NULL, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS answers (id TEXT PRIMARY KEY NOT NULL, gone INTEGER NOT NULL) WITHOUT ROWID;
@@ -152,9 +153,11 @@ func (s *Spool) openFile() error {
 	}
 	var acc account
 	var loss Loss
-	insertion, insertionErr := writer.Prepare("INSERT INTO payloads (generation, plugin, sequence, queued_at, size, record) VALUES (?, ?, ?, ?, ?, ?)")
+	var row int64
+	rowErr := writer.QueryRow("SELECT coalesce(max(id), 0) FROM payloads").Scan(&row)
+	insertion, insertionErr := writer.Prepare("INSERT INTO payloads (id, generation, plugin, sequence, queued_at, size, record) VALUES (?, ?, ?, ?, ?, ?, ?)")
 	tell, tellErr := writer.Prepare("INSERT INTO plugins (plugin, accepted, settled, expired, dropped) VALUES (?, ?, 0, 0, 0) ON CONFLICT (plugin) DO UPDATE SET accepted = accepted + excluded.accepted")
-	if err := errors.Join(insertionErr, tellErr, acc.load(writer), loss.load(writer)); err != nil {
+	if err := errors.Join(rowErr, insertionErr, tellErr, acc.load(writer), loss.load(writer)); err != nil {
 		writer.Close()
 		reader.Close()
 		return err
@@ -162,6 +165,7 @@ func (s *Spool) openFile() error {
 	s.files.Lock()
 	s.writer, s.reader, s.insertion, s.tell = writer, reader, insertion, tell
 	s.files.Unlock()
+	s.row = max(s.row, row)
 	s.mu.Lock()
 	acc.known = s.account.known
 	s.account, s.loss = acc, loss
@@ -346,7 +350,7 @@ func (s *Spool) transact(group []*op) error {
 			return fmt.Errorf("open spool: %w", err)
 		}
 	}
-	generation, store, before := s.generation, s.store, make(map[uint32]uint64)
+	generation, store, row, before := s.generation, s.store, s.row, make(map[uint32]uint64)
 	for plugin, n := range s.sequences {
 		before[plugin] = n
 	}
@@ -366,7 +370,7 @@ func (s *Spool) transact(group []*op) error {
 		return nil
 	})
 	if err != nil {
-		s.generation, s.sequences, s.store = generation, before, store
+		s.generation, s.sequences, s.store, s.row = generation, before, store, row
 		for _, undo := range slices.Backward(s.undo) {
 			undo()
 		}
