@@ -166,7 +166,7 @@ func (x *exchange) respond(ctx context.Context, resp *http.Response) outcome {
 	}
 	flow := flowOf(x, resp)
 	if x.target.hooks != nil {
-		if out, over := x.onResponse(&flow, resp); over {
+		if out, over := x.onResponse(ctx, &flow, resp); over {
 			return out
 		}
 	}

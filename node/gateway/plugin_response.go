@@ -28,11 +28,11 @@ func (x *exchange) wantsAnswerBody() bool {
 
 // onResponse shows the answer to the target's plugins before any of it is returned, and does what they say. over: the
 // caller has been answered.
-func (x *exchange) onResponse(f *flow, resp *http.Response) (out outcome, over bool) {
+func (x *exchange) onResponse(ctx context.Context, f *flow, resp *http.Response) (out outcome, over bool) {
 	chain := x.target.hooks.response
 	body, whole, err := x.answerBody(f, resp)
 	if err != nil {
-		return x.brokenWhole(err), true
+		return x.brokenWhole(ctx, err), true
 	}
 	f.chunks = f.streams && len(x.target.hooks.chunk) > 0
 	if f.chunks {
@@ -197,12 +197,19 @@ func (x *exchange) readUpTo(from io.Reader, limit int) (body []byte, whole bool,
 var errOverloaded = errors.New("no memory is left for the answer")
 
 // brokenWhole says what to make of an answer that could not be read for plugins; nothing of it has been returned.
-func (x *exchange) brokenWhole(err error) outcome {
+// The context is that of the upstream's request.
+func (x *exchange) brokenWhole(ctx context.Context, err error) outcome {
+	cause := context.Cause(ctx)
 	switch {
 	case errors.Is(err, errOverloaded):
 		return x.end(overloaded)
+	case errors.Is(cause, errCut):
+		return x.end(badToken)
 	case x.r.Context().Err() != nil:
 		return x.end(clientGone)
+	case errors.Is(cause, errUpstreamIdle):
+		x.upstreamFailed = true
+		return x.end(upstreamSlow)
 	}
 	x.upstreamFailed, x.cause = true, err
 	return x.end(upstreamBroken)

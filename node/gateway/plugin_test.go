@@ -692,3 +692,19 @@ func TestWrongPluginsDoNotCompile(t *testing.T) {
 		t.Errorf("%d resources, %d plugins", table.Len(), len(table.Plugins()))
 	}
 }
+
+// An upstream that stops in the middle of an answer that plugins are to see whole was too slow, not broken.
+func TestAnUpstreamThatStopsBeforePluginsHaveSeenItIsSlow(t *testing.T) {
+	up := upstreamServer(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		io.WriteString(w, "half")
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	p := &scripted{limit: 1000, response: func(int, *pluginv1.Response) (*pluginv1.Decision, error) {
+		t.Error("a plugin is shown half an answer")
+		return nil, nil
+	}}
+	e := startPlugins(t, p, api("a", "paths: [/a]\nauth: keyless\nupstreams: [{url: "+up+"}]\ntimeouts: {idle: 50ms}")+pluginOf("p", 1, "hooks: [on_response]"))
+	send(t, "GET", e.url+"/a", "").want(t, http.StatusGatewayTimeout, "upstream_timeout")
+}
