@@ -187,9 +187,8 @@ func (id *portIdentity) renewTickets(now time.Time) {
 	}
 }
 
-// turnConn is the connection of an edge's handshake, which has a place among those that run, and a turn from when it has
-// begun to take one until it waits for the other side: what is left to do then is little. Only the goroutine that shakes
-// hands uses it until it leaves.
+// turnConn is the connection of an edge's handshake, which has a place among those that run, and, once it has begun to take
+// turns, one whenever it does not wait for the other side. Only the goroutine that shakes hands uses it until it leaves.
 type turnConn struct {
 	net.Conn
 	places, turns  chan struct{}
@@ -214,17 +213,12 @@ func (c *turnConn) begin(ctx context.Context) bool {
 	return c.taking
 }
 
-// end gives the turn back, if there is one.
-func (c *turnConn) end() {
+// leave gives the place back, and the turn. The handshake is over.
+func (c *turnConn) leave() {
 	if c.taking {
 		c.taking = false
 		<-c.turns
 	}
-}
-
-// leave gives the place back too. The handshake is over.
-func (c *turnConn) leave() {
-	c.end()
 	if c.placed {
 		c.placed = false
 		<-c.places
@@ -233,7 +227,11 @@ func (c *turnConn) leave() {
 
 // Read implements net.Conn.
 func (c *turnConn) Read(p []byte) (int, error) {
-	c.end()
+	if !c.taking {
+		return c.Conn.Read(p)
+	}
+	<-c.turns
+	defer func() { c.turns <- struct{}{} }()
 	return c.Conn.Read(p)
 }
 

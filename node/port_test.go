@@ -234,8 +234,10 @@ func TestTooManyHandshakesAreTurnedAway(t *testing.T) {
 		return err
 	}
 	occupy(p.edges)
-	if err := shake(edge); err == nil {
-		t.Error("an edge was let in")
+	// By this an edge tells that the hub is well (uplink's turnedAway).
+	var alert *net.OpError
+	if err := shake(edge); !errors.As(err, &alert) || alert.Op != "remote error" || alert.Err.Error() != "tls: internal error" {
+		t.Errorf("an edge is turned away with: %v", err)
 	}
 	if err := shake(identity.HubClientTLS(ca.Certificate, "c1", hubCertificate(t, ca, "hub-2"), "h2")); err != nil {
 		t.Errorf("a hub: %v", err)

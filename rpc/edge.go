@@ -228,7 +228,7 @@ func (s *EdgeServer) RenewCertificate(ctx context.Context, r *gwv1.RenewCertific
 
 // Heartbeat takes in what the edge runs and how it is.
 func (s *EdgeServer) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*gwv1.HeartbeatResponse, error) {
-	began := s.now()
+	began := arrivedAt(ctx, s.now())
 	who, st, err := s.enter(ctx)
 	if err != nil {
 		return nil, err
@@ -242,9 +242,13 @@ func (s *EdgeServer) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*
 		Serial: who.serial, NotAfter: who.notAfter, Lineage: who.lineage,
 	})
 	s.fleet.Took(s.now().Sub(began))
-	return &gwv1.HeartbeatResponse{
+	answer := &gwv1.HeartbeatResponse{
 		Interval: durationpb.New(interval), HubUrls: s.hubURLs(), Target: shownTarget(target), Retry: retryOf(st, who.ID),
-	}, nil
+	}
+	if !s.runs(who.ID, answer.Target) && !s.loading.take(who.ID) {
+		answer.Target = nil // its stream tells it in its turn
+	}
+	return answer, nil
 }
 
 // clipError bounds what the leader remembers of an error that an edge reports.

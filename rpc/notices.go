@@ -73,15 +73,19 @@ const (
 
 func newLanes() lanes { return make(lanes, lanesPerProcessor*runtime.GOMAXPROCS(0)) }
 
-// enter waits for a lane, which is left when leave is called, or after laneTime.
-func (l lanes) enter() (leave func()) {
-	l <- struct{}{}
+// enter waits for a lane, which is left when leave is called, or after laneTime. It fails with ctx's error.
+func (l lanes) enter(ctx context.Context) (leave func(), err error) {
+	select {
+	case l <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	once := sync.OnceFunc(func() { <-l })
 	late := time.AfterFunc(laneTime, once)
 	return func() {
 		late.Stop()
 		once()
-	}
+	}, nil
 }
 
 // loading are the edges that were told a new target and have not reported since. Their number is bounded, so that a push
@@ -113,6 +117,17 @@ func (l *loading) hold(edge string) {
 		l.held.CompareAndDelete(edge, p)
 		p.leave()
 	})
+}
+
+// take gives an edge a place if there is one.
+func (l *loading) take(edge string) bool {
+	select {
+	case l.places <- struct{}{}:
+		l.hold(edge)
+		return true
+	default:
+		return false
+	}
 }
 
 // reported frees an edge's place, if it has one.

@@ -121,7 +121,11 @@ func (w *watch) leads() bool {
 // goOn tells the edge what is new, after something woke the stream. What woke all streams comes to each in its turn.
 func (w *watch) goOn(ctx context.Context, tick bool) error {
 	if !tick {
-		defer w.server.telling.enter()()
+		leave, err := w.server.telling.enter(ctx)
+		if err != nil {
+			return err
+		}
+		defer leave()
 	}
 	w.changed = w.server.notices.next()
 	if !w.server.store.Leading() {
@@ -163,24 +167,39 @@ func (w *watch) tell(st *state.State, tick bool) error {
 	release, _ := st.Target(w.who.Namespace)
 	target, retry := shownTarget(release), retryOf(st, w.who.ID)
 	same := proto.Equal(target, w.target)
-	if !same && !w.mayLoad {
-		w.loading = w.server.loading.places
-		target, same = w.target, true
+	waits := false
+	switch runs := w.server.runs(w.who.ID, target); {
+	case same:
+	case runs:
+		w.server.loading.reported(w.who.ID) // it has heard of it otherwise, and needs no place
+	case !w.mayLoad && !w.server.loading.take(w.who.ID):
+		w.loading, waits, same = w.server.loading.places, true, true
 	}
 	tick = tick || !same || retry != w.retry
 	// A tick tells the access version, and an edge that was not told all up to it would take the stream for broken.
 	if err := w.catchUp(st, tick); err != nil || !tick {
 		return err
 	}
-	w.target, w.retry, w.mayLoad = target, retry, false
+	if waits {
+		target = nil // rather than one that the edge may know to be an old one
+	} else {
+		w.target, w.mayLoad = target, false
+	}
+	w.retry = retry
 	t := &gwv1.Tick{ClusterId: c.ClusterId, Epoch: c.Epoch, AccessVersion: c.AccessVersion, Target: target, Retry: retry}
-	if spread := w.server.reconnectSpread(); spread > 0 {
+	if spread := w.server.admission.spread(w.server.fleet.Size()); spread > 0 {
 		t.ReconnectSpread = durationpb.New(spread)
 	}
 	if !same {
 		t.Release = w.difference(release)
 	}
 	return w.send(&gwv1.WatchResponse{Event: &gwv1.WatchResponse_Tick{Tick: t}})
+}
+
+// runs reports whether an edge has said that it runs a target.
+func (s *EdgeServer) runs(edge string, target *gwv1.Target) bool {
+	r, ok := s.fleet.Running(edge)
+	return ok && r.Epoch == target.GetEpoch() && r.Release == target.GetNumber()
 }
 
 // difference returns what a new target differs in from what the edge holds, if that is known and so little that it

@@ -63,7 +63,7 @@ func TestAPushReachesSomeEdgesAtATime(t *testing.T) {
 	h.hub.Edges.loading.places = make(chan struct{}, 1)
 	w := h.enroll("default", "e1").watch(t, h.caughtUp())
 	other := h.enroll("default", "e2")
-	before := w.next().GetTick().GetTarget()
+	w.next()
 	h.hub.Edges.loading.places <- struct{}{}
 	h.hub.Edges.loading.held.Store("e2", &place{func() { <-h.hub.Edges.loading.places }})
 	h.apply(api("default", "a", "/a"))
@@ -75,7 +75,7 @@ func TestAPushReachesSomeEdgesAtATime(t *testing.T) {
 		t.Fatalf("an edge that waits for a push does not hear of a revocation, but: %v", got)
 	}
 	h.tick(TickInterval)
-	if got := w.next().GetTick(); got == nil || !proto.Equal(got.Target, before) {
+	if got := w.next().GetTick(); got == nil || got.Target != nil {
 		t.Fatalf("an edge whose turn it isn't is told: %v", got)
 	}
 	other.beat(t, nil)

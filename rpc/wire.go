@@ -54,12 +54,29 @@ func edgeMux(h *Hub) http.Handler {
 	path, handler := gwv1connect.NewEdgeServiceHandler(h.Edges, h.core.options(maxEdgeRequest, fetch)...)
 	mux := http.NewServeMux()
 	mux.Handle(path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != gwv1connect.EdgeServiceWatchProcedure { // those stay, and admission bounds how many come
-			defer h.Edges.calls.enter()()
+		if r.URL.Path == gwv1connect.EdgeServiceWatchProcedure { // those stay, and admission bounds how many come
+			handler.ServeHTTP(w, r)
+			return
 		}
+		r = r.WithContext(context.WithValue(r.Context(), arrivalKey{}, h.core.now()))
+		leave, err := h.Edges.calls.enter(r.Context())
+		if err != nil {
+			return // the edge is gone
+		}
+		defer leave()
 		handler.ServeHTTP(w, r)
 	}))
 	return mux
+}
+
+type arrivalKey struct{}
+
+// arrivedAt returns when an edge's call arrived, before it waited for its lane; now, if it didn't.
+func arrivedAt(ctx context.Context, now time.Time) time.Time {
+	if at, ok := ctx.Value(arrivalKey{}).(time.Time); ok {
+		return at
+	}
+	return now
 }
 
 func hubMux(h *Hub) http.Handler {
@@ -145,7 +162,7 @@ type translator struct{ k *core }
 
 func (t *translator) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
-		began := t.k.now()
+		began := arrivedAt(ctx, t.k.now())
 		answer, err := next(ctx, r)
 		if err := t.end(ctx, r.Spec(), began, err); err != nil {
 			return nil, err

@@ -75,6 +75,13 @@ type Running struct {
 	Since time.Time
 }
 
+// Size is how many edges were heard of since this hub leads.
+func (f *Fleet) Size() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.edges)
+}
+
 // Running returns what an edge last said to have loaded; ok is false if it has not said yet.
 func (f *Fleet) Running(edgeID string) (r Running, ok bool) {
 	f.mu.Lock()

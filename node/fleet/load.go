@@ -44,8 +44,5 @@ func (l *load) stretch(interval time.Duration) time.Duration {
 
 // Took notes how long a heartbeat took from its arrival to its answer. When they take long, Beat asks for fewer.
 func (f *Fleet) Took(d time.Duration) {
-	f.mu.Lock()
-	edges := len(f.edges)
-	f.mu.Unlock()
-	f.load.took(d, edges)
+	f.load.took(d, f.Size())
 }

@@ -152,6 +152,7 @@ type tries struct {
 	moves      int // on a hub's word to where the leader is
 	leaderless int // answers that there is no leader
 	refused    int // answers that the edge was revoked
+	turned     int // handshakes that a hub had no room for
 	// spread: it has waited for its turn among all edges of a large fleet already.
 	spread bool
 }
@@ -159,6 +160,8 @@ type tries struct {
 const (
 	// maxMoves is how often in a row an edge goes at once where it is sent; hubs that disagree must not make it run.
 	maxMoves = 4
+	// maxTurned is how often in a row an edge comes again to a hub that has no room for its handshake.
+	maxTurned = 8
 	// maxLeaderless is how often in a row an edge soon looks again for a leader: elections take seconds.
 	maxLeaderless = 15
 )
@@ -176,6 +179,10 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 	if wait, told := comeAgain(e.err, random()); told {
 		return hub, wait
 	}
+	if turnedAway(e) && t.turned < maxTurned { // it is well, and there: neither another hub nor a way around it is better
+		t.turned++
+		return hub, u.pace.reconnect.delay(t.turned, random())
+	}
 	elsewhere := reasonOf(e.err) == notLeader
 	moved := false
 	switch {
@@ -192,16 +199,17 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 	default:
 		u.hubs.rotate()
 	}
-	// All edges of a leader that is gone come at once: they spread over the quick wait, or what hubs have asked for.
+	// All edges of a leader that is gone come at once: they spread over the quick wait, or what hubs have asked for. What
+	// befalls one edge alone is no reason to.
 	quick := u.pace.reconnect.quick
-	if e.ticked && u.spread > quick {
+	if e.ticked && u.spread > quick && !errors.Is(e.err, errRemoved) && !errors.Is(e.err, errMissed) {
 		quick, t.spread = u.spread, true
 	}
 	switch {
 	case moved && !e.ticked && t.moves < maxMoves:
 		t.moves++
-		if t.spread {
-			return hub, 0
+		if t.spread { // but many may have waited for an election together
+			return hub, min(spreadTo(e.err, random()), time.Duration(random()*float64(u.pace.reconnect.quick)))
 		}
 		return hub, spreadTo(e.err, random())
 	case elsewhere && t.leaderless < maxLeaderless:

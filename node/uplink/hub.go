@@ -152,8 +152,8 @@ func newTransport(tlsConfig *tls.Config, p pace) *http.Transport {
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         connect,
-		TLSClientConfig:     tlsConfig,
-		TLSHandshakeTimeout: 2 * p.dial, // a hub that a whole fleet comes to takes its time
+		TLSClientConfig:     tlsConfig.Clone(), // transports change theirs; the session cache is one
+		TLSHandshakeTimeout: 2 * p.dial,        // a hub that a whole fleet comes to takes its time
 		Protocols:           protocols,
 		IdleConnTimeout:     90 * time.Second,
 		HTTP2:               &http.HTTP2Config{SendPingTimeout: p.tickTimeout, PingTimeout: p.tickTimeout / 2},

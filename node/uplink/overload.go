@@ -1,6 +1,8 @@
 package uplink
 
 import (
+	"errors"
+	"net"
 	"time"
 
 	"gw/rpc/gwv1"
@@ -26,6 +28,13 @@ func comeAgain(err error, r float64) (wait time.Duration, told bool) {
 	after := min(max(d.GetRetryAfter().AsDuration(), 0), maxRetryAfter)
 	jitter := min(max(d.GetRetryJitter().AsDuration(), time.Second), maxRetryJitter)
 	return after + time.Duration(r*float64(jitter)), true
+}
+
+// turnedAway reports whether a hub closed the connection in the middle of the handshake, as one does that has too many of
+// them: with the alert that stands for no fault of the edge's.
+func turnedAway(e end) bool {
+	var alert *net.OpError
+	return !e.reached && errors.As(e.err, &alert) && alert.Op == "remote error" && alert.Err.Error() == "tls: internal error"
 }
 
 // spreadTo returns how long to wait, with r in [0, 1), before going to the leader that a hub names: 0 unless so many
