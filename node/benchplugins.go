@@ -298,6 +298,8 @@ func startBenchDev(ctx context.Context, dir string) (d *benchDev, stop func() er
 		b, err := os.ReadFile(filepath.Join(dir, "dev.json"))
 		if err == nil {
 			err = json.Unmarshal(b, &d.devFile)
+		}
+		if err == nil {
 			break
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
