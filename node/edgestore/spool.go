@@ -60,7 +60,7 @@ type Spool struct {
 	store      []byte // of this opening
 	generation int64  // of store in the file; 0: nothing was written under it yet
 	sequences  map[uint32]uint64
-	row        int64 // the last one of payloads: none is used twice, since one may be on its way while it expires
+	row        int64          // the last one of payloads: none is used twice, since one may be on its way while it expires
 	accepted   map[uint32]int // payloads that the running transaction takes in, by plugin
 	undo       []func()       // what takes back in memory what the running transaction has changed there
 }
