@@ -458,9 +458,9 @@ func (b *tab) show(s shot) {
 			name, value, _ := strings.Cut(f, "=")
 			fields += fmt.Sprintf("add(%q, %q);", name, value)
 		}
-		_ = evaluate[chromedp.Void](b, fmt.Sprintf(`{const f = document.createElement("form"); f.method = "post"; f.action = %q;
+		_ = evaluate[chromedp.Void](b, fmt.Sprintf(`{window.leaving = true; const f = document.createElement("form"); f.method = "post"; f.action = %q;
 			const add = (n, v) => { const i = document.createElement("input"); i.type = "hidden"; i.name = n; i.value = v; f.append(i) }; %s document.body.append(f); setTimeout(() => f.submit()) }`, s.target, fields))
-		b.until(fmt.Sprintf("performance.getEntriesByType('navigation')[0].responseStatus === %d", s.status))
+		b.until(fmt.Sprintf("!window.leaving && performance.getEntriesByType('navigation')[0].responseStatus === %d", s.status))
 	default:
 		b.open(target)
 	}
