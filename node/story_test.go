@@ -252,6 +252,13 @@ func (s *story) startHub(ts *testscript.TestScript, n int, name string, flags []
 	}
 	access := gwv1connect.NewAccessServiceClient(http.DefaultClient, h.admin())
 	answer, err := access.SignIn(context.Background(), &gwv1.SignInRequest{User: "admin", Password: s.password})
+	for range 3 { // where hubs have just lost their leader, it may not be known whether the call was served
+		if connect.CodeOf(err) != connect.CodeUnavailable {
+			break
+		}
+		ts.Logf("sign in again: %v", err)
+		answer, err = access.SignIn(context.Background(), &gwv1.SignInRequest{User: "admin", Password: s.password})
+	}
 	ts.Check(err)
 	ts.Setenv("GW_TOKEN", answer.BearerToken)
 }
