@@ -390,8 +390,9 @@ func edgesHTTP2() *http.HTTP2Config {
 		// edge gives up on a silent hub.
 		SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, WriteByteTimeout: 10 * time.Second,
 		// An edge makes a call every 30 s: tables of headers seen before would take 4 KB of every connection to save it
-		// some hundred bytes a minute. 0 would mean the default.
-		MaxDecoderHeaderTableSize: 1, MaxEncoderHeaderTableSize: 1,
+		// some hundred bytes a minute. 0 would mean the default. Each side does without by itself: a smaller table for what
+		// comes in would not hold for what a client says before it has read the settings, and break its connection.
+		MaxEncoderHeaderTableSize: 1,
 	}
 }
 

@@ -78,7 +78,7 @@ func (h *hub) showIdentity(nodeID string) error {
 		TLSHandshakeTimeout: 5 * time.Second,
 		IdleConnTimeout:     time.Minute,
 		Protocols:           new(http.Protocols),
-		HTTP2:               &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, MaxEncoderHeaderTableSize: 1},
 	}
 	transport.Protocols.SetHTTP2(true)
 	h.peers = transport

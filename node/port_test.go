@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	"gw/rpc/identity"
 )
@@ -33,6 +36,7 @@ func testPort(t *testing.T, member func(string) bool) (*port, *identity.CA) {
 	s := newServer("edges", p.web, true, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, r.Proto)
 	}), slog.New(slog.DiscardHandler))
+	s.http.HTTP2 = edgesHTTP2()
 	done := make(chan error, 1)
 	go func() { done <- s.serve() }()
 	t.Cleanup(func() {
@@ -272,5 +276,52 @@ func TestPortWithoutIdentityClosesConnections(t *testing.T) {
 	defer c.Close()
 	if _, err := c.Read(make([]byte, 1)); err == nil {
 		t.Error("something came back")
+	}
+}
+
+// Until it has read the server's settings, a client may use a table of 4 KB for headers (RFC 9113, 6.5.2): its second request
+// refers to what it said in its first. On a hub that is overrun the settings come late.
+func TestHubsTakeRequestsThatWereSentBeforeTheirSettings(t *testing.T) {
+	p, ca := testPort(t, func(string) bool { return true })
+	config := edgeTLS(t, ca, identity.Edge{ClusterID: "c1", Namespace: "default", ID: "e1"})
+	conn, err := tls.Dial("tcp", p.listener.Addr().String(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	var sent bytes.Buffer
+	sent.WriteString(http2.ClientPreface)
+	framer := http2.NewFramer(&sent, conn)
+	if err := framer.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	for stream := uint32(1); stream <= 5; stream += 2 {
+		block.Reset()
+		for _, h := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":path", "/"}, {":authority", "hub"}, {"x-said", "before"}} {
+			if err := encoder.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := conn.Write(sent.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	for answered := 0; answered < 3; {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatalf("after %d answers: %v", answered, err)
+		}
+		switch f := frame.(type) {
+		case *http2.GoAwayFrame:
+			t.Fatalf("after %d answers: %v", answered, f.ErrCode)
+		case *http2.HeadersFrame:
+			answered++
+		}
 	}
 }

@@ -156,7 +156,8 @@ func newTransport(tlsConfig *tls.Config, p pace) *http.Transport {
 		TLSHandshakeTimeout: 2 * p.dial,        // a hub that a whole fleet comes to takes its time
 		Protocols:           protocols,
 		IdleConnTimeout:     90 * time.Second,
-		HTTP2:               &http.HTTP2Config{SendPingTimeout: p.tickTimeout, PingTimeout: p.tickTimeout / 2},
+		// A hub with many edges has no room for a table of each one's headers. 0 would mean the default.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: p.tickTimeout, PingTimeout: p.tickTimeout / 2, MaxEncoderHeaderTableSize: 1},
 	}
 }
 
