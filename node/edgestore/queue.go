@@ -229,10 +229,10 @@ func (s *Spool) Send(ctx context.Context, plugin uint32, payload []byte, correla
 	if err != nil {
 		return 0, err
 	}
-	err = s.write(func(tx *sql.Tx) error {
+	err = s.enqueue(&op{sends: true, done: make(chan error, 1), do: func(tx *sql.Tx) error {
 		s.accepted[plugin]++
 		return s.insert(tx, plugin, now, size, record)
-	})
+	}})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {

@@ -674,3 +674,64 @@ func FuzzPayloadRecords(f *testing.F) {
 		}
 	})
 }
+
+// What was accepted is counted by its rows until something else is written, and once only.
+func TestAcceptedPayloadsAreCountedOverRestarts(t *testing.T) {
+	dir := t.TempDir()
+	want := func(s *Spool, when string, accepted, settled uint64) {
+		t.Helper()
+		if q := queueOf(t, s, 7); q.Accepted != accepted || q.Settled != settled {
+			t.Errorf("%s: %d accepted, %d settled, want %d and %d", when, q.Accepted, q.Settled, accepted, settled)
+		}
+	}
+	s := mustSpool(t, dir)
+	for range 3 {
+		mustSend(t, s, 7, "x")
+	}
+	want(s, "sent", 3, 0)
+	for _, when := range []string{"opened again", "and again"} {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = mustSpool(t, dir)
+		want(s, when, 3, 0)
+	}
+	mustSettle(t, s, mustNext(t, s), handled)
+	mustSend(t, s, 7, "x")
+	want(s, "settled, and sent once more", 4, 3)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustSpool(t, dir)
+	want(s, "opened after that", 4, 3)
+	mustSettle(t, s, mustNext(t, s), handled)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = mustSpool(t, dir) // with no rows: later ones must not be taken for counted
+	mustSend(t, s, 7, "x")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want(mustSpool(t, dir), "opened at last", 5, 4)
+}
+
+// A redelivered dead letter is in the queue again, and not accepted anew.
+func TestARedeliveredPayloadIsNotCountedAgain(t *testing.T) {
+	dir := t.TempDir()
+	s := mustSpool(t, dir)
+	mustSend(t, s, 7, "x")
+	letter := &gwv1.PayloadOutcome{Result: gwv1.PayloadResult_PAYLOAD_RESULT_DEAD_LETTER, DeadLetterId: "1f0c9a3be27d5c48"}
+	if err := s.settle(mustNext(t, s), []*gwv1.PayloadOutcome{letter}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Order([]*gwv1.DeadLetterOrder{{Id: letter.DeadLetterId, Action: gwv1.DeadLetterAction_DEAD_LETTER_ACTION_REDELIVER}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if q := queueOf(t, mustSpool(t, dir), 7); q.Accepted != 1 || q.Pending != 1 {
+		t.Errorf("%d accepted, %d pending, want 1 and 1", q.Accepted, q.Pending)
+	}
+}

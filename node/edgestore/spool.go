@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -48,8 +49,8 @@ type Spool struct {
 
 	files sync.RWMutex // held for reading while the reader is used, for writing while the file is replaced
 	// Guarded by files, and used by the writer alone but for reader.
-	writer, reader  *sql.DB
-	insertion, tell *sql.Stmt // of the writer, which closes them: of a payload, and of how many a plugin sent
+	writer, reader *sql.DB
+	insertion      *sql.Stmt // of a payload; the writer's, which closes it
 
 	mu sync.Mutex // guards what follows
 	account
@@ -61,7 +62,8 @@ type Spool struct {
 	generation int64  // of store in the file; 0: nothing was written under it yet
 	sequences  map[uint32]uint64
 	row        int64          // the last one of payloads: none is used twice, since one may be on its way while it expires
-	accepted   map[uint32]int // payloads that the running transaction takes in, by plugin
+	counted    int64          // the last row whose payload plugins.accepted counts, if it was sent
+	accepted   map[uint32]int // payloads in later rows, by plugin
 	undo       []func()       // what takes back in memory what the running transaction has changed there
 }
 
@@ -82,6 +84,8 @@ CREATE TABLE IF NOT EXISTS stores (generation INTEGER PRIMARY KEY AUTOINCREMENT,
 CREATE TABLE IF NOT EXISTS plugins (plugin INTEGER PRIMARY KEY, accepted INTEGER NOT NULL, settled INTEGER NOT NULL, expired INTEGER NOT NULL, dropped INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS payloads (id INTEGER PRIMARY KEY, generation INTEGER NOT NULL, plugin INTEGER NOT NULL, sequence INTEGER NOT NULL, queued_at INTEGER NOT NULL, size INTEGER NOT NULL, record BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS payloads_of_plugin ON payloads (plugin, id);
+CREATE TABLE IF NOT EXISTS counted (id INTEGER PRIMARY KEY CHECK (id = 1), row INTEGER NOT NULL);
+INSERT OR IGNORE INTO counted (id, row) SELECT 1, coalesce(max(id), 0) FROM payloads;
 CREATE TABLE IF NOT EXISTS dead_letters (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, plugin INTEGER NOT NULL, at INTEGER NOT NULL, size INTEGER NOT NULL, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS answers (id TEXT PRIMARY KEY NOT NULL, gone INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS kv (plugin INTEGER NOT NULL, key TEXT NOT NULL, expires INTEGER NOT NULL, value BLOB NOT NULL, PRIMARY KEY (plugin, key)) WITHOUT ROWID;
@@ -153,19 +157,20 @@ func (s *Spool) openFile() error {
 	}
 	var acc account
 	var loss Loss
-	var row int64
-	rowErr := writer.QueryRow("SELECT coalesce(max(id), 0) FROM payloads").Scan(&row)
+	counted, row, uncounted, countErr := rowsOf(writer)
 	insertion, insertionErr := writer.Prepare("INSERT INTO payloads (id, generation, plugin, sequence, queued_at, size, record) VALUES (?, ?, ?, ?, ?, ?, ?)")
-	tell, tellErr := writer.Prepare("INSERT INTO plugins (plugin, accepted, settled, expired, dropped) VALUES (?, ?, 0, 0, 0) ON CONFLICT (plugin) DO UPDATE SET accepted = accepted + excluded.accepted")
-	if err := errors.Join(rowErr, insertionErr, tellErr, acc.load(writer), loss.load(writer)); err != nil {
+	if err := errors.Join(countErr, insertionErr, acc.load(writer), loss.load(writer)); err != nil {
 		writer.Close()
 		reader.Close()
 		return err
 	}
 	s.files.Lock()
-	s.writer, s.reader, s.insertion, s.tell = writer, reader, insertion, tell
+	s.writer, s.reader, s.insertion = writer, reader, insertion
 	s.files.Unlock()
-	s.row = max(s.row, row)
+	s.counted, s.row, s.accepted = counted, max(s.row, row), uncounted
+	for plugin, n := range uncounted {
+		acc.of(plugin).accepted += uint64(n)
+	}
 	s.mu.Lock()
 	acc.known = s.account.known
 	s.account, s.loss = acc, loss
@@ -269,8 +274,9 @@ func (s *Spool) Close() error {
 
 // op is a part of a transaction. do may run again, on another file, if the first turned out to be damaged.
 type op struct {
-	do   func(tx *sql.Tx) error
-	done chan error // capacity 1
+	do    func(tx *sql.Tx) error
+	done  chan error // capacity 1
+	sends bool       // all it does is to put a payload in
 }
 
 // maxGroup bounds the parts of one transaction.
@@ -279,7 +285,10 @@ const maxGroup = 4096
 // write has f run in a transaction, with whatever else waits, and returns when it is on the disk. If the disk fails, f's
 // part is undone with all others, and each gets the error.
 func (s *Spool) write(f func(tx *sql.Tx) error) error {
-	o := &op{do: f, done: make(chan error, 1)}
+	return s.enqueue(&op{do: f, done: make(chan error, 1)})
+}
+
+func (s *Spool) enqueue(o *op) error {
 	select {
 	case <-s.quit:
 		return ErrClosed
@@ -350,33 +359,71 @@ func (s *Spool) transact(group []*op) error {
 			return fmt.Errorf("open spool: %w", err)
 		}
 	}
-	generation, store, row, before := s.generation, s.store, s.row, make(map[uint32]uint64)
-	for plugin, n := range s.sequences {
-		before[plugin] = n
-	}
+	generation, store, accepted, before := s.generation, s.store, maps.Clone(s.accepted), maps.Clone(s.sequences)
 	s.undo = nil
-	clear(s.accepted)
+	// To count what is sent would take half as long again as to keep it: rows tell as well, until something else is written.
+	count := slices.ContainsFunc(group, func(o *op) bool { return !o.sends })
 	err := transact(context.Background(), s.writer, func(tx *sql.Tx) error {
 		for _, o := range group {
 			if err := o.do(tx); err != nil {
 				return err
 			}
 		}
-		for plugin, n := range s.accepted {
-			if _, err := tx.Stmt(s.tell).Exec(plugin, n); err != nil {
-				return err
-			}
+		if count {
+			return s.countAccepted(tx)
 		}
 		return nil
 	})
 	if err != nil {
-		s.generation, s.sequences, s.store, s.row = generation, before, store, row
+		s.generation, s.sequences, s.store, s.accepted = generation, before, store, accepted
 		for _, undo := range slices.Backward(s.undo) {
 			undo()
 		}
 		return fmt.Errorf("write to the spool: %w", err)
 	}
+	if count {
+		s.counted = s.row
+		clear(s.accepted)
+	}
 	return nil
+}
+
+// countAccepted counts the payloads that were sent in all rows there are.
+func (s *Spool) countAccepted(tx *sql.Tx) error {
+	if s.counted == s.row {
+		return nil
+	}
+	for plugin, n := range s.accepted {
+		if err := count(tx, plugin, "accepted", n); err != nil {
+			return err
+		}
+	}
+	_, err := tx.Exec("UPDATE counted SET row = ?", s.row)
+	return err
+}
+
+// rowsOf returns up to which row a file's payloads are counted, the last row that may have been used, and how many
+// payloads each plugin has in rows that are not counted.
+func rowsOf(db *sql.DB) (counted, last int64, uncounted map[uint32]int, err error) {
+	err = db.QueryRow("SELECT row, max(row, coalesce((SELECT max(id) FROM payloads), 0)) FROM counted").Scan(&counted, &last)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	rows, err := db.Query("SELECT plugin, count(*) FROM payloads WHERE id > ? GROUP BY plugin", counted)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	defer rows.Close()
+	uncounted = map[uint32]int{}
+	for rows.Next() {
+		var plugin uint32
+		var n int
+		if err := rows.Scan(&plugin, &n); err != nil {
+			return 0, 0, nil, err
+		}
+		uncounted[plugin] = n
+	}
+	return counted, last, uncounted, rows.Err()
 }
 
 // read runs f on a connection of its own.
