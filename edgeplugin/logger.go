@@ -46,6 +46,7 @@ func (l Logger) write(level slog.Level, msg string, args []any) {
 		line.Fields = append(line.Fields, part(fmt.Sprint(a)))
 	}
 	if cut {
+		line.Fields = line.Fields[:len(line.Fields)&^1] // what has no pair is not logged, and would take the key's place
 		line.Fields = append(line.Fields, "cut", "true")
 	}
 	l.host.log.add(line)

@@ -81,17 +81,21 @@ func TestALineOfAPluginCostsNoOther(t *testing.T) {
 		l.Info("bytes", "key\xff", "\xff")
 		l.Info("long", "value", strings.Repeat("x", 10<<20), "lost", "y")
 		l.Info("many", make([]any, 1000)...)
+		l.Info(strings.Repeat("m", 10_000), "lonely")
 		for range n {
 			l.Info(strings.Repeat("m", 10_000))
 		}
 	}}, edgeplugintest.Options{})
 	run.Shutdown()
 	log := run.Log()
-	if len(log) != n+3 {
-		t.Fatalf("%d lines, want %d", len(log), n+3)
+	if len(log) != n+4 {
+		t.Fatalf("%d lines, want %d", len(log), n+4)
 	}
 	if want := "bytes key\uFFFD \uFFFD"; log[0] != want {
 		t.Errorf("got %q, want %q", log[0], want)
+	}
+	if strings.HasSuffix(log[3], "  cut true") {
+		t.Error("an argument without a pair takes the place of the key")
 	}
 	for _, line := range log[1:] {
 		if len(line) > 4<<10 || !utf8.ValidString(line) || !strings.HasSuffix(line, " cut true") {
