@@ -20,7 +20,8 @@ import (
 	"gw/rpc/resource"
 )
 
-// hubPluginsWait is how long a hub plugin that was changed may take to start before the one it replaces ends.
+// hubPluginsWait is how long a hub plugin that was changed may take until its first start has succeeded or failed, before
+// the one it replaces ends.
 const hubPluginsWait = 10 * time.Second
 
 // hubPlugins are the plugins of this hub. They run while it leads; elsewhere it is only seen whether they could.

@@ -259,8 +259,9 @@ func (r *Run) Chunk(c *edgeplugin.StreamChunk) (data []byte, ok bool) {
 	return c.Data, true
 }
 
-// Accept hands a payload to a hub plugin, one at a time as a real hub does. What the plugin writes to its KV with the context of the call is kept only if it
-// handled the payload, as at a real hub.
+// Accept hands a payload to a hub plugin, one at a time. A real hub does so with a plugin's own payloads; those that other
+// plugins did not handle may come meanwhile. What the plugin writes to its KV with the context of the call is kept only if
+// it handled the payload, as at a real hub.
 func (r *Run) Accept(p *edgeplugin.EdgePayload) (handled bool, err error) {
 	r.t.Helper()
 	r.accepting.Lock()
