@@ -59,8 +59,8 @@ gw bench plugins --part send,drain --dir /var/lib/gw --payloads 50000`
 
 // Run measures and prints tables.
 func (c *benchPlugins) Run(ctx context.Context, std *cli.Context) error {
-	if c.Payloads < 1 || c.Payloads > 100_000 || c.Senders < 1 || c.Callers < 1 || c.Rounds < 1 || c.Calls < 1 || c.Turn <= 0 {
-		return usage("want 1 to 100,000 payloads, and at least 1 sender, caller, round and call")
+	if c.Payloads < 1 || c.Payloads > 100_000 || c.Senders < 1 || c.Callers < 1 || c.Rounds < 1 || c.Calls < 1 || c.Turn < time.Millisecond {
+		return usage("want 1 to 100,000 payloads, at least 1 sender, caller, round and call, and a turn of 1 ms at least")
 	}
 	for _, part := range []struct {
 		name string
@@ -184,7 +184,7 @@ func (c *benchPlugins) load(ctx context.Context, url string) (float64, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range counts {
 		g.Go(func() error {
-			for time.Since(began) < c.Turn {
+			for over := false; !over; over = time.Since(began) >= c.Turn {
 				if _, err := post(ctx, client, url, http.Header{}, body); err != nil {
 					return err
 				}
