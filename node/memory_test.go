@@ -26,6 +26,12 @@ func TestAHubGivesBackWhatItHoldsInVain(t *testing.T) {
 	}
 }
 
+func TestALargeHeapIsGivenMoreRoom(t *testing.T) {
+	if small, large := gcPercent(largeHeap-1), gcPercent(largeHeap); small != hubGC || large != hubLargeGC {
+		t.Errorf("GOGC %d below, %d from the bound on", small, large)
+	}
+}
+
 var garbage []byte // that the compiler can't do without
 
 func TestTheHeapIsRead(t *testing.T) {

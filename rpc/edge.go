@@ -245,7 +245,7 @@ func (s *EdgeServer) Heartbeat(ctx context.Context, r *gwv1.HeartbeatRequest) (*
 	answer := &gwv1.HeartbeatResponse{
 		Interval: durationpb.New(interval), HubUrls: s.hubURLs(), Target: shownTarget(target), Retry: retryOf(st, who.ID),
 	}
-	if !s.runs(who.ID, answer.Target) && !s.loading.take(who.ID) {
+	if answer.Target.GetNumber() > 0 && !s.runs(who.ID, answer.Target) && !s.loading.take(who.ID) {
 		answer.Target = nil // its stream tells it in its turn
 	}
 	return answer, nil

@@ -215,11 +215,11 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 	case elsewhere && t.leaderless < maxLeaderless:
 		t.leaderless++
 		return hub, time.Duration(random() * float64(quick))
-	case e.ticked:
-		t.failed++
-		return hub, time.Duration(random() * float64(quick))
 	}
 	t.failed++
+	if e.ticked {
+		return hub, time.Duration(random() * float64(quick))
+	}
 	return hub, u.pace.reconnect.delay(u.pace.reconnect.round(t.failed, u.hubs.len()), random())
 }
 

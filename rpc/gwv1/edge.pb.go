@@ -580,7 +580,7 @@ type HeartbeatResponse struct {
 	Interval *durationpb.Duration `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
 	// Every hub's URL for edges, to be remembered.
 	HubUrls []string `protobuf:"bytes,2,rep,name=hub_urls,json=hubUrls,proto3" json:"hub_urls,omitempty"`
-	// What the edge should be running.
+	// What the edge should be running. Absent: it is told by the stream, in its turn.
 	Target *Target `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
 	// As in Tick.
 	Retry         uint64 `protobuf:"varint,4,opt,name=retry,proto3" json:"retry,omitempty"`
@@ -890,9 +890,10 @@ type Tick struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	// The cluster's epoch, which a restore raises.
-	Epoch         uint64  `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	AccessVersion uint64  `protobuf:"varint,3,opt,name=access_version,json=accessVersion,proto3" json:"access_version,omitempty"`
-	Target        *Target `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
+	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	AccessVersion uint64 `protobuf:"varint,3,opt,name=access_version,json=accessVersion,proto3" json:"access_version,omitempty"`
+	// Absent: the edge waits for its turn to be told another.
+	Target *Target `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
 	// Rises when an admin asks this edge to try again what it has rejected; 0: nobody has. A rejection counts only at the
 	// value at which it was made: one made at a lower value is to be forgotten. An edge that keeps its rejections over a
 	// restart keeps the value beside them.
