@@ -153,6 +153,8 @@ type tries struct {
 	leaderless int // answers that there is no leader
 	refused    int // answers that the edge was revoked
 	turned     int // handshakes that a hub had no room for
+	// back: it has lost a stream of a large fleet's hub, and first looks whether the hub is still there.
+	back bool
 	// spread: it has waited for its turn among all edges of a large fleet already.
 	spread bool
 }
@@ -184,25 +186,32 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 		return hub, u.pace.reconnect.delay(t.turned, random())
 	}
 	elsewhere := reasonOf(e.err) == notLeader
+	// All edges of a leader that is gone come at once, and a large fleet spreads over what hubs have asked for. What befalls
+	// one edge alone is no reason to: a hub that is still there takes it back soon, and one that isn't costs nobody anything.
+	large := u.spread > u.pace.reconnect.quick && !errors.Is(e.err, errRemoved) && !errors.Is(e.err, errMissed)
+	if large && e.ticked && !elsewhere {
+		t.back = true
+		return hub, time.Duration(random() * float64(u.pace.reconnect.quick))
+	}
+	gone := e.ticked || t.back && !e.reached
+	t.back = false
 	moved := false
 	switch {
 	case errors.Is(e.err, errRemoved):
 	case elsewhere && u.hubs.doubts(leaderOf(e.err), u.now(), u.pace.reconnect.quick): // it is asked again soon
 	case elsewhere && u.hubs.lead(leaderOf(e.err)):
 		moved = true
-	case !e.reached && u.hubs.through():
-		moved = true
 	case elsewhere && u.hubs.proxy:
 		u.hubs.proxy = false // the leader is another now, and may be within reach
-	case e.ticked:
+	case gone:
 		u.hubs.leave(u.now(), random())
+	case !e.reached && u.hubs.through():
+		moved = true
 	default:
 		u.hubs.rotate()
 	}
-	// All edges of a leader that is gone come at once: they spread over the quick wait, or what hubs have asked for. What
-	// befalls one edge alone is no reason to.
 	quick := u.pace.reconnect.quick
-	if e.ticked && u.spread > quick && !errors.Is(e.err, errRemoved) && !errors.Is(e.err, errMissed) {
+	if gone && large {
 		quick, t.spread = u.spread, true
 	}
 	switch {
@@ -217,7 +226,7 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 		return hub, time.Duration(random() * float64(quick))
 	}
 	t.failed++
-	if e.ticked {
+	if gone {
 		return hub, time.Duration(random() * float64(quick))
 	}
 	return hub, u.pace.reconnect.delay(u.pace.reconnect.round(t.failed, u.hubs.len()), random())

@@ -3,6 +3,7 @@ package uplink
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"testing"
@@ -187,12 +188,22 @@ func TestAFleetSpreadsOverAChangeOfTheLeader(t *testing.T) {
 
 // Edges of a large fleet spread over the time that hubs have asked for when they lose their hub, and once only.
 func TestALargeFleetSpreadsOverTheTimeTold(t *testing.T) {
-	for name, lost := range map[string]error{"the hub is gone": errEnded, "it leads no more": notLeaderAt("https://b:1")} {
-		tenths, outside := spread(0, 18*time.Second, func(float64) time.Duration {
+	refused := errors.New("connection refused")
+	for name, ends := range map[string][]end{
+		"the hub is gone":   {{reached: true, ticked: true, err: errEnded}, {err: refused}},
+		"it leads no more":  {{reached: true, ticked: true, err: notLeaderAt("https://b:1")}},
+		"it came by a hint": {{reached: true, err: notLeaderAt("https://b:1")}, {reached: true, ticked: true, err: errEnded}, {err: refused}},
+	} {
+		tenths, outside := spread(0, 18*time.Second, func(float64) (wait time.Duration) {
 			u := &Uplink{pace: defaultPace, now: time.Now, spread: 18 * time.Second}
 			u.hubs.add("https://a:1", "https://b:1", "https://c:1")
 			var tr tries
-			_, wait := u.turn(end{reached: true, ticked: true, err: lost}, &tr)
+			for _, e := range ends {
+				at := u.hubs.current()
+				if _, wait = u.turn(e, &tr); e.err == refused && (u.hubs.current() == at || u.hubs.proxy) {
+					t.Fatalf("%s: it stays with a hub that is gone, or has its calls passed on: %v", name, u.hubs.proxy)
+				}
+			}
 			if _, again := u.turn(end{reached: true, err: notLeaderFor("https://d:1", 18*time.Second)}, &tr); again > 2*time.Second {
 				t.Fatalf("%s: sent to the leader it waits as long again: %v", name, again)
 			}
@@ -230,14 +241,18 @@ func TestAnEdgeThatIsTurnedAwayComesAgainToTheSameHub(t *testing.T) {
 	}
 }
 
-// What befalls one edge alone is no reason to wait as a large fleet does.
+// What befalls one edge alone is no reason to wait as a large fleet does: its hub is still there.
 func TestAnEdgeAloneDoesNotSpread(t *testing.T) {
-	for _, err := range []error{errMissed, errRemoved} {
+	for _, err := range []error{errMissed, errRemoved, errEnded, errSilent, io.ErrUnexpectedEOF} {
 		for range 20 {
 			u := &Uplink{pace: defaultPace, now: time.Now, spread: time.Hour}
 			u.hubs.add("https://a:1", "https://b:1")
-			if _, wait := u.turn(end{reached: true, ticked: true, err: err}, &tries{}); wait > 2*time.Second {
+			_, wait := u.turn(end{reached: true, ticked: true, err: err}, &tries{})
+			if wait > 2*time.Second {
 				t.Fatalf("%v: it waits for %v", err, wait)
+			}
+			if lost := !errors.Is(err, errMissed) && !errors.Is(err, errRemoved); lost && u.hubs.current() != "https://a:1" {
+				t.Fatalf("%v: it leaves for %s without a look", err, u.hubs.current())
 			}
 		}
 	}
