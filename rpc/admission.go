@@ -30,9 +30,10 @@ func (a Admission) spread(edges int) time.Duration {
 const (
 	// burst is how many seconds' worth of calls are let in at once after a quiet time.
 	burst = 2
-	// leastWait is how soon a refused edge may come again, and maxSpread how much later the last of many at most.
+	// leastWait is how soon a refused edge may come again, and maxSpread how much later the last of many at most: what edges
+	// allow a hub to tell them.
 	leastWait = 500 * time.Millisecond
-	maxSpread = time.Minute
+	maxSpread = 5 * time.Minute
 )
 
 // gate is a token bucket. It remembers how many it has turned away, since those will be back: they are told to spread

@@ -143,6 +143,7 @@ func (u *Uplink) dropConnections() {
 // end is how following a hub ended: whether it was connected to, whether it ever ticked, and why.
 type end struct {
 	reached, ticked bool
+	lasted          time.Duration
 	err             error
 }
 
@@ -181,17 +182,30 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 	if wait, told := comeAgain(e.err, random()); told {
 		return hub, wait
 	}
+	// All edges of a leader that is gone come at once, and a large fleet spreads over what hubs have asked for, with each
+	// try: it would never come back if those whose tries fail came ever faster. What befalls one edge alone is no reason to,
+	// nor is it, to who has waited, that a hub isn't there.
+	pace := u.pace.reconnect
+	alone := errors.Is(e.err, errRemoved) || errors.Is(e.err, errMissed) || t.spread && notThere(e.err)
+	large := u.spread > pace.quick && !alone
+	if large {
+		pace.quick, pace.base, pace.cap = u.spread, max(pace.base, u.spread), max(pace.cap, u.spread)
+	}
 	if turnedAway(e) && t.turned < maxTurned { // it is well, and there: neither another hub nor a way around it is better
 		t.turned++
-		return hub, u.pace.reconnect.delay(t.turned, random())
+		t.spread = t.spread || large
+		return hub, pace.delay(t.turned, random())
 	}
 	elsewhere := reasonOf(e.err) == notLeader
-	// All edges of a leader that is gone come at once, and a large fleet spreads over what hubs have asked for. What befalls
-	// one edge alone is no reason to: a hub that is still there takes it back soon, and one that isn't costs nobody anything.
-	large := u.spread > u.pace.reconnect.quick && !errors.Is(e.err, errRemoved) && !errors.Is(e.err, errMissed)
-	if large && e.ticked && !elsewhere {
+	// A connection that broke while its hub is still there is soon made again, and a hub that is gone costs nobody anything.
+	// One that is silent may have more to do than it can, and gets some time; one that breaks every stream soon is left.
+	if large && e.ticked && !elsewhere && e.lasted >= u.pace.tickTimeout {
 		t.back = true
-		return hub, time.Duration(random() * float64(u.pace.reconnect.quick))
+		look := u.pace.reconnect.quick
+		if errors.Is(e.err, errSilent) {
+			look = max(look, u.spread/4)
+		}
+		return hub, time.Duration(random() * float64(look))
 	}
 	gone := e.ticked || t.back && !e.reached
 	t.back = false
@@ -210,33 +224,33 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 	default:
 		u.hubs.rotate()
 	}
-	quick := u.pace.reconnect.quick
-	if gone && large {
-		quick, t.spread = u.spread, true
-	}
 	switch {
 	case moved && !e.ticked && t.moves < maxMoves:
 		t.moves++
+		wait := spreadTo(e.err, random())
 		if t.spread { // but many may have waited for an election together
-			return hub, min(spreadTo(e.err, random()), time.Duration(random()*float64(u.pace.reconnect.quick)))
+			wait = min(wait, time.Duration(random()*float64(u.pace.reconnect.quick)))
 		}
-		return hub, spreadTo(e.err, random())
+		return hub, wait
 	case elsewhere && t.leaderless < maxLeaderless:
 		t.leaderless++
-		return hub, time.Duration(random() * float64(quick))
+		t.spread = t.spread || large
+		return hub, time.Duration(random() * float64(pace.quick))
 	}
 	t.failed++
+	t.spread = t.spread || large
 	if gone {
-		return hub, time.Duration(random() * float64(quick))
+		return hub, time.Duration(random() * float64(pace.quick))
 	}
-	return hub, u.pace.reconnect.delay(u.pace.reconnect.round(t.failed, u.hubs.len()), random())
+	return hub, pace.delay(pace.round(t.failed, u.hubs.len()), random())
 }
 
 // followOne follows one hub until the stream ends or falls silent. When the certificate was renewed it opens a second
 // stream, and leaves the first once the second ticks.
 func (u *Uplink) followOne(ctx context.Context) (e end) {
+	began := time.Now()
 	cur := u.open(ctx)
-	defer func() { e.reached = cur.reached.Load() }()
+	defer func() { e.reached, e.lasted = cur.reached.Load(), time.Since(began) }()
 	var next *stream // the second stream, if any
 	defer func() {
 		cur.close()

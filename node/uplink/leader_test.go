@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -188,11 +189,19 @@ func TestAFleetSpreadsOverAChangeOfTheLeader(t *testing.T) {
 
 // Edges of a large fleet spread over the time that hubs have asked for when they lose their hub, and once only.
 func TestALargeFleetSpreadsOverTheTimeTold(t *testing.T) {
-	refused := errors.New("connection refused")
+	refused := fmt.Errorf("call: %w", &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED})
+	const long = time.Minute
+	turned := fmt.Errorf("call: %w", &net.OpError{Op: "remote error", Err: errors.New("tls: internal error")})
 	for name, ends := range map[string][]end{
-		"the hub is gone":   {{reached: true, ticked: true, err: errEnded}, {err: refused}},
+		"the hub is gone":   {{reached: true, ticked: true, lasted: long, err: errEnded}, {err: refused}},
+		"it is full first":  {{reached: true, ticked: true, lasted: long, err: errEnded}, {err: turned}},
+		"it breaks soon":    {{reached: true, ticked: true, lasted: time.Second, err: errEnded}},
+		"it is silent":      {{reached: true, ticked: true, lasted: long, err: errSilent}, {err: errFar}},
 		"it leads no more":  {{reached: true, ticked: true, err: notLeaderAt("https://b:1")}},
-		"it came by a hint": {{reached: true, err: notLeaderAt("https://b:1")}, {reached: true, ticked: true, err: errEnded}, {err: refused}},
+		"so are others":     {{reached: true, ticked: true, err: errSilent}, {err: errFar}},
+		"it turns it away":  {{reached: true, ticked: true, err: errSilent}, {err: turned}},
+		"nobody leads":      {{reached: true, ticked: true, err: errSilent}, {reached: true, err: notLeaderAt("")}},
+		"it came by a hint": {{reached: true, err: notLeaderAt("https://b:1")}, {reached: true, ticked: true, lasted: long, err: errEnded}, {err: refused}},
 	} {
 		tenths, outside := spread(0, 18*time.Second, func(float64) (wait time.Duration) {
 			u := &Uplink{pace: defaultPace, now: time.Now, spread: 18 * time.Second}
@@ -204,8 +213,10 @@ func TestALargeFleetSpreadsOverTheTimeTold(t *testing.T) {
 					t.Fatalf("%s: it stays with a hub that is gone, or has its calls passed on: %v", name, u.hubs.proxy)
 				}
 			}
-			if _, again := u.turn(end{reached: true, err: notLeaderFor("https://d:1", 18*time.Second)}, &tr); again > 2*time.Second {
-				t.Fatalf("%s: sent to the leader it waits as long again: %v", name, again)
+			for _, next := range []end{{err: refused}, {reached: true, err: notLeaderFor("https://d:1", 18*time.Second)}} {
+				if _, again := u.turn(next, &tr); again > 2*time.Second {
+					t.Fatalf("%s: %v: it waits as long again: %v", name, next.err, again)
+				}
 			}
 			return wait
 		})
@@ -241,13 +252,27 @@ func TestAnEdgeThatIsTurnedAwayComesAgainToTheSameHub(t *testing.T) {
 	}
 }
 
+// A hub that is silent and turns out to be there is given some of the time that a fleet gets.
+func TestAnEdgeLooksAfterAHubThatIsSilent(t *testing.T) {
+	tenths, outside := spread(0, 5*time.Second, func(float64) time.Duration {
+		u := &Uplink{pace: defaultPace, now: time.Now, spread: 20 * time.Second}
+		u.hubs.add("https://a:1", "https://b:1")
+		hub, wait := u.turn(end{reached: true, ticked: true, lasted: time.Minute, err: errSilent}, &tries{})
+		if u.hubs.current() != hub {
+			t.Fatalf("it leaves for %s without a look", u.hubs.current())
+		}
+		return wait
+	})
+	wantEven(t, "silent hub", tenths, outside)
+}
+
 // What befalls one edge alone is no reason to wait as a large fleet does: its hub is still there.
 func TestAnEdgeAloneDoesNotSpread(t *testing.T) {
-	for _, err := range []error{errMissed, errRemoved, errEnded, errSilent, io.ErrUnexpectedEOF} {
+	for _, err := range []error{errMissed, errRemoved, errEnded, io.ErrUnexpectedEOF} {
 		for range 20 {
 			u := &Uplink{pace: defaultPace, now: time.Now, spread: time.Hour}
 			u.hubs.add("https://a:1", "https://b:1")
-			_, wait := u.turn(end{reached: true, ticked: true, err: err}, &tries{})
+			_, wait := u.turn(end{reached: true, ticked: true, lasted: time.Minute, err: err}, &tries{})
 			if wait > 2*time.Second {
 				t.Fatalf("%v: it waits for %v", err, wait)
 			}

@@ -37,6 +37,13 @@ func turnedAway(e end) bool {
 	return !e.reached && errors.As(e.err, &alert) && alert.Op == "remote error" && alert.Err.Error() == "tls: internal error"
 }
 
+// notThere reports whether a hub could not be dialled, and said so or was not even asked, which costs it nothing. One that
+// doesn't answer in time may have more to do than it can.
+func notThere(err error) bool {
+	var dial *net.OpError
+	return errors.As(err, &dial) && dial.Op == "dial" && !dial.Timeout()
+}
+
 // spreadTo returns how long to wait, with r in [0, 1), before going to the leader that a hub names: 0 unless so many
 // edges go there that it couldn't let them all in at once.
 func spreadTo(err error, r float64) time.Duration {
