@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -139,8 +141,7 @@ func Measure(ctx context.Context, c Config) (report *Report, err error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	// The edges' memory is no matter here, and their collector would take the hubs' time.
-	defer debug.SetGCPercent(debug.SetGCPercent(200))
+	defer collectLittle()()
 	b := &bench{Config: c, report: &Report{
 		Edges: c.Edges, Resources: c.Resources, OwnHubs: c.Existing == nil, Hubs: c.Hubs, Scenarios: c.Scenarios, Machine: machine(),
 	}}
@@ -149,6 +150,21 @@ func Measure(ctx context.Context, c Config) (report *Report, err error) {
 	}
 	err = b.run(ctx)
 	return b.report, errors.Join(err, b.close())
+}
+
+// collectLittle has the collector run only when it is called, or the machine's memory needs it, until the function it
+// returns is called. The edges' memory is no matter here; and while it looks through that of ten thousand, which takes many
+// seconds when hubs are busy too, they read nothing of what hubs tell them, as no edge in the field would.
+func collectLittle() (undo func()) {
+	percent, limit := 300, int64(math.MaxInt64)
+	if memory := totalMemory(); memory > 0 {
+		percent, limit = -1, memory/3*2
+	}
+	percent, limit = debug.SetGCPercent(percent), debug.SetMemoryLimit(limit)
+	return func() {
+		debug.SetGCPercent(percent)
+		debug.SetMemoryLimit(limit)
+	}
 }
 
 // bench is one run.
@@ -182,6 +198,7 @@ func (b *bench) run(ctx context.Context) error {
 			continue
 		}
 		b.Progress(s.name)
+		runtime.GC() // there is time now
 		if err := s.run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}

@@ -11,6 +11,8 @@ func usageOf(int) (usage, error) {
 	return usage{}, errors.New("only Linux tells them of another process")
 }
 
+func totalMemory() int64 { return 0 }
+
 func childAttributes() *syscall.SysProcAttr { return nil }
 
 func wireBytes(map[int]bool) (sum float64, connections int, ok bool) { return 0, 0, false }

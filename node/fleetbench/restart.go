@@ -3,6 +3,7 @@ package fleetbench
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 func (b *bench) restart(ctx context.Context) error {
 	var elected, streaming, right, waits []time.Duration
 	for range b.Restarts {
+		runtime.GC() // there is time now
 		leader, err := b.hubs.leader(ctx)
 		if err != nil {
 			return err
