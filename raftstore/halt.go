@@ -47,7 +47,7 @@ func (p *place) remembered() (reason string, there bool, err error) {
 func (s *Store) secluded() *transport {
 	address := raft.ServerAddress(s.id)
 	if stream := s.config.Stream; stream != nil {
-		address = raft.ServerAddress(streamLayer{stream, s.config.Address}.Addr().String())
+		address = raft.ServerAddress(streamLayer{Stream: stream, address: s.config.Address}.Addr().String())
 		if err := stream.Close(); err != nil {
 			s.log.Warn("close the stream", "error", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -102,6 +103,10 @@ type Store struct {
 	catchUp   catchUp
 	stuck     stuck
 	restoring sync.Mutex // held by one Restore at a time
+	// hangups hears of the end of connections that other hubs opened; one value stands for any number.
+	hangups chan struct{}
+	refused atomic.Pointer[refusal] // nil: none
+	rival   atomic.Int64            // when another hub last stood for election and could win, in Unix nanoseconds
 
 	// ctx ends when Close begins or the store fails; everything in tasks ends with it.
 	ctx      context.Context
@@ -124,7 +129,7 @@ func Open(c Config) (s *Store, err error) {
 		config: c, log: c.logger(), failed: failed, machine: m, ctx: ctx, cancel: cancel,
 		manifests: &manifests{machine: m, memo: map[string]*memo{}},
 		office:    office{changed: make(chan struct{})},
-		halted:    newLatch(), metrics: newMetrics(),
+		halted:    newLatch(), metrics: newMetrics(), hangups: make(chan struct{}, 1),
 		space: &space{dir: c.Dir, measure: statfs, low: c.DiskLow, critical: c.DiskCritical},
 	}
 	m.alter = c.alterCommand
@@ -177,6 +182,10 @@ func (s *Store) open() error {
 	s.tasks.run(s.watchFailure)
 	s.tasks.run(s.follow)
 	s.tasks.run(s.keepBallast)
+	if s.config.Stream != nil {
+		s.transport.askedToVote.Store(new(s.askedToVote))
+		s.tasks.run(s.succeed)
+	}
 	s.tasks.run(func() { s.machine.beacons.run(s.ctx.Done()) })
 	if !alone {
 		return nil
@@ -197,7 +206,7 @@ func (s *Store) openTransport(halted bool) (*transport, error) {
 		return newTransport(inner), nil
 	}
 	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: streamLayer{s.config.Stream, s.config.Address}, MaxPool: 3, Timeout: transportTimeout, Logger: s.raftLogger(),
+		Stream: streamLayer{Stream: s.config.Stream, address: s.config.Address, hangups: s.hangups}, MaxPool: 3, Timeout: transportTimeout, Logger: s.raftLogger(),
 	})
 	return newTransport(inner), nil
 }

@@ -20,9 +20,19 @@ type Stream interface {
 type streamLayer struct {
 	Stream
 	address string // "": the listener's own
+	hangups chan<- struct{}
 }
 
 var _ raft.StreamLayer = streamLayer{}
+
+// Accept implements net.Listener.
+func (l streamLayer) Accept() (net.Conn, error) {
+	c, err := l.Stream.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return inbound{c, l.hangups}, nil
+}
 
 // Dial implements raft.StreamLayer.
 func (l streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {

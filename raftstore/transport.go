@@ -15,14 +15,18 @@ type peerTransport interface {
 	raft.WithClose
 }
 
-// transport passes everything on to another one, but for four things. Heartbeats take the same queue as all other
+// transport passes everything on to another one, but for five things. Heartbeats take the same queue as all other
 // requests, because Raft's fast path for them lets a term change under the leader's feet (hashicorp/raft#695). Requests
-// from this process can be put into the queue. What the others answer is noted. And what a leader asks is corrected.
+// from this process can be put into the queue. What the others answer is noted. What a leader asks is corrected. And a
+// vote is not kept back for a leader that has fallen silent and is gone.
 type transport struct {
 	peerTransport
 	peers *peers
 	queue chan raft.RPC
 	seam  atomic.Pointer[seam] // nil: nothing is corrected
+
+	askedToVote atomic.Pointer[func(*raft.RequestVoteRequest) (free bool)] // nil: not to be told. It takes a while.
+	unbidden    atomic.Bool                                                // this hub last stood of its own accord, not the leader's
 
 	closing sync.Once
 	stop    chan struct{}
@@ -41,21 +45,58 @@ func newTransport(inner peerTransport) *transport {
 // forward runs until Close.
 func (t *transport) forward() {
 	defer close(t.stopped)
+	var votes sync.WaitGroup
+	defer votes.Wait()
 	for {
 		select {
 		case r := <-t.peerTransport.Consumer():
-			if q, ok := r.Command.(*raft.AppendEntriesRequest); ok && t.seam.Load() != nil {
-				r.Command = t.seam.Load().correct(q)
+			switch q := r.Command.(type) {
+			case *raft.AppendEntriesRequest:
+				if t.seam.Load() != nil {
+					r.Command = t.seam.Load().correct(q)
+				}
+			case *raft.RequestVoteRequest:
+				votes.Go(func() { t.enqueue(t.unbound(r, q)) })
+				continue
+			case *raft.TimeoutNowRequest:
+				t.unbidden.Store(false)
 			}
-			select {
-			case t.queue <- r:
-			case <-t.stop:
-				return
-			}
+			t.enqueue(r)
 		case <-t.stop:
 			return
 		}
 	}
+}
+
+func (t *transport) enqueue(r raft.RPC) {
+	select {
+	case t.queue <- r:
+	case <-t.stop:
+	}
+}
+
+// unbound returns a request for a vote as one that is not to be refused for the leader's sake, if that is gone. Raft has a
+// mark for it: what a leader that hands over has its heir say.
+func (t *transport) unbound(r raft.RPC, q *raft.RequestVoteRequest) raft.RPC {
+	asked := t.askedToVote.Load()
+	if asked == nil || q.LeadershipTransfer || !(*asked)(q) {
+		return r
+	}
+	marked := *q
+	marked.LeadershipTransfer = true
+	r.Command = &marked
+	return r
+}
+
+// RequestVote implements raft.Transport. A hub that stands of its own accord doesn't speak for the leader: others may hear
+// from it still.
+func (t *transport) RequestVote(id raft.ServerID, to raft.ServerAddress, q *raft.RequestVoteRequest, a *raft.RequestVoteResponse) error {
+	if q.LeadershipTransfer && t.unbidden.Load() {
+		unmarked := *q
+		unmarked.LeadershipTransfer = false
+		q = &unmarked
+	}
+	return t.peerTransport.RequestVote(id, to, q, a)
 }
 
 // Consumer implements raft.Transport.
@@ -74,8 +115,14 @@ func (t *transport) Close() (err error) {
 	return err
 }
 
-// leadNow tells this hub's own Raft to stand for election at once. It is for the only voter there is, which would
-// otherwise wait in vain for a leader first. It returns when Raft has begun, or done ends.
+// stand has this hub's own Raft stand for election at once, without leave of the leader. It gives up when done ends.
+func (t *transport) stand(done <-chan struct{}) {
+	t.unbidden.Store(true)
+	t.leadNow(done)
+}
+
+// leadNow tells this hub's own Raft to stand for election at once, for who would otherwise wait in vain for a leader first.
+// It returns when Raft has begun, or done ends.
 func (t *transport) leadNow(done <-chan struct{}) {
 	request := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}
 	answer := make(chan raft.RPCResponse, 1)

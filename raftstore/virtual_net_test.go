@@ -21,7 +21,8 @@ type network struct {
 	mu        sync.Mutex // guards everything below and in wires; never held across a wait
 	rand      *rand.Rand
 	listeners map[string]*listener
-	cuts      map[[2]string]bool // from, to
+	cuts      map[[2]string]bool          // from, to
+	refusals  map[[2]string]time.Duration // from, to: after how long
 	wires     map[*wire]bool
 	fastest   time.Duration
 	slowest   time.Duration
@@ -30,7 +31,7 @@ type network struct {
 
 func newNetwork(r *rand.Rand) *network {
 	return &network{
-		rand: r, listeners: map[string]*listener{}, cuts: map[[2]string]bool{}, wires: map[*wire]bool{},
+		rand: r, listeners: map[string]*listener{}, cuts: map[[2]string]bool{}, refusals: map[[2]string]time.Duration{}, wires: map[*wire]bool{},
 		fastest: 100 * time.Microsecond, slowest: time.Millisecond, changed: make(chan struct{}),
 	}
 }
@@ -43,10 +44,19 @@ func (n *network) cut(from, to string) {
 	n.wake()
 }
 
+// refuse breaks the connections between two hosts and refuses new ones of from to to after a while, as a firewall may.
+func (n *network) refuse(from, to string, after time.Duration) {
+	n.reset(func(x, y string) bool { return x == from && y == to || x == to && y == from })
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.refusals[[2]string{from, to}] = after
+}
+
 func (n *network) heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cuts)
+	clear(n.refusals)
 	n.fastest, n.slowest = 100*time.Microsecond, time.Millisecond
 	n.wake()
 }
@@ -101,6 +111,7 @@ type listener struct {
 	address  string
 	accepted chan net.Conn
 	closed   chan struct{}
+	ended    bool
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -117,11 +128,15 @@ func (l *listener) Close() error {
 	n := l.network
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.listeners[l.address] != l {
+	if l.ended {
+		return nil
+	}
+	l.ended = true
+	close(l.closed)
+	if n.listeners[l.address] != l { // another took its place
 		return nil
 	}
 	delete(n.listeners, l.address)
-	close(l.closed)
 	for w := range n.wires {
 		if w.in.to == host(l.address) {
 			w.close()
@@ -179,6 +194,12 @@ func (n *network) connect(from, to string) (net.Conn, <-chan struct{}, error) {
 	defer n.mu.Unlock()
 	l := n.listeners[to]
 	from, to = host(from), host(to)
+	if after, refused := n.refusals[[2]string{from, to}]; refused {
+		n.mu.Unlock()
+		time.Sleep(after)
+		n.mu.Lock()
+		return nil, nil, fmt.Errorf("dial %s: %w", to, syscall.ECONNREFUSED)
+	}
 	if n.cuts[[2]string{from, to}] || n.cuts[[2]string{to, from}] {
 		return nil, n.changed, nil
 	}

@@ -20,7 +20,7 @@ func TestRefusalEndsThePipeline(t *testing.T) {
 		defer v.close()
 		open := func(name string) *transport {
 			tr := newTransport(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-				Stream: streamLayer{v.network.listen(name), ""}, MaxPool: 3, Timeout: transportTimeout, Logger: quietRaft(),
+				Stream: streamLayer{Stream: v.network.listen(name)}, MaxPool: 3, Timeout: transportTimeout, Logger: quietRaft(),
 			}))
 			v.tasks.Go(func() { <-v.stop; tr.Close() })
 			return tr
@@ -179,7 +179,7 @@ func newPuppet(t *testing.T, v *virtual) *puppet {
 	h := v.newHub(true)
 	v.revive(h)
 	l := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: streamLayer{v.network.listen("leader"), ""}, MaxPool: 3, Timeout: transportTimeout, Logger: quietRaft(),
+		Stream: streamLayer{Stream: v.network.listen("leader")}, MaxPool: 3, Timeout: transportTimeout, Logger: quietRaft(),
 	})
 	v.tasks.Go(func() { <-v.stop; l.Close() })
 	return &puppet{h.now(), l}
