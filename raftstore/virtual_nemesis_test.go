@@ -30,6 +30,7 @@ const (
 	deafen       faultKind = "cut what it hears"
 	mute         faultKind = "cut what it says"
 	oneWay       faultKind = "cut one way"
+	refusePair   faultKind = "refuse one pair" // as a firewall does, one way or both
 	slowDisk     faultKind = "slow disk"
 	slowAll      faultKind = "slow disks"
 	hungDisk     faultKind = "hung disk"
@@ -59,7 +60,7 @@ type faultWeight struct {
 }
 
 var weights = []faultWeight{
-	{killOne, 8}, {killAll, 4}, {isolate, 8}, {splitRing, 4}, {deafen, 3}, {mute, 3}, {oneWay, 4}, {slowDisk, 5}, {slowAll, 2},
+	{killOne, 8}, {killAll, 4}, {isolate, 8}, {splitRing, 4}, {deafen, 3}, {mute, 3}, {oneWay, 4}, {refusePair, 3}, {slowDisk, 5}, {slowAll, 2},
 	{hungDisk, 1}, {brokenDisk, 2}, {slowNet, 4}, {resetAll, 4}, {transfer, 4}, {snapshotOne, 8}, {killInFlight, 6},
 	{join, 2}, {replace, 5}, {move, 2},
 }
@@ -150,6 +151,11 @@ func (v *virtual) commit(ctx context.Context, f fault) {
 		v.network.cut(other.name, h.name)
 	case oneWay:
 		v.network.cut(h.name, other.name)
+	case refusePair:
+		v.network.refuse(h.name, other.name, f.lasts/20)
+		if f.lasts > 2*time.Second {
+			v.network.refuse(other.name, h.name, 0)
+		}
 	case slowDisk:
 		v.misbehave(ctx, h, diskFaults{fastest: 20 * time.Millisecond, slowest: 700 * time.Millisecond}, f.lasts)
 	case hungDisk:
@@ -182,7 +188,7 @@ func (v *virtual) cutIf(yes bool, from, to *virtualHub) {
 
 // healAfter ends what lasts in the network. One healing ends all cuts: overlaps make cuts shorter, not longer.
 func (v *virtual) healAfter(ctx context.Context, f fault) {
-	if !slices.Contains([]faultKind{deafen, mute, isolate, splitRing, oneWay, slowNet}, f.kind) {
+	if !slices.Contains([]faultKind{deafen, mute, isolate, splitRing, oneWay, refusePair, slowNet}, f.kind) {
 		return
 	}
 	if sleep(ctx, f.lasts) {
