@@ -45,10 +45,18 @@ type callerKey struct{}
 // edgeOf returns the edge that calls, whose certificate must be of this cluster and be valid now.
 func (s *EdgeServer) edgeOf(ctx context.Context) (caller, error) {
 	c, err := s.anyEdgeOf(ctx)
-	if err == nil && s.now().After(c.notAfter) {
-		return c, &Error{Reason: ReasonCertificateNeeded, Message: fmt.Sprintf("the certificate of edge %s has ended: renew it", c.ID)}
+	if err != nil {
+		return c, err
 	}
-	return c, err
+	return c, s.refuseEnded(c)
+}
+
+// refuseEnded is nil unless the caller's certificate has ended.
+func (s *EdgeServer) refuseEnded(c caller) error {
+	if !s.now().After(c.notAfter) {
+		return nil
+	}
+	return &Error{Reason: ReasonCertificateNeeded, Message: fmt.Sprintf("the certificate of edge %s has ended: renew it", c.ID)}
 }
 
 // anyEdgeOf is edgeOf for certificates that may have ended.

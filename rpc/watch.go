@@ -64,6 +64,7 @@ type watch struct {
 	loading chan<- struct{}
 	mayLoad bool // there is one: the edge may be told a target that is new
 
+	vetted  notice // up to where the edge's certificate is known to be good
 	cluster string
 	epoch   uint64
 	access  uint64
@@ -100,6 +101,7 @@ func (s *EdgeServer) openWatch(ctx context.Context, r *gwv1.WatchRequest, stream
 	if err := refuseRevoked(st, who); err != nil {
 		return nil, err
 	}
+	w.vetted = noticeOf(st)
 	w.gone, release = s.fleet.OpenStream(who.Edge, r.SessionId, who.address)
 	w.closing = append(w.closing, release)
 	return w, w.begin(st, r)
@@ -131,10 +133,33 @@ func (w *watch) goOn(ctx context.Context, tick bool) error {
 	if !w.server.store.Leading() {
 		return raftstore.ErrNotLeader
 	}
-	if _, err := w.server.edgeOf(ctx); err != nil {
-		return err // its certificate has ended meanwhile, or was revoked
+	st := w.server.store.State()
+	if err := w.refuse(ctx, st); err != nil {
+		return err
 	}
-	return w.tell(w.server.store.State(), tick)
+	return w.tell(st, tick)
+}
+
+// refuse is nil unless the edge's certificate has ended meanwhile, or was revoked. That is looked up only when some edge's
+// may have been: ticks are most of what a hub of a large fleet does.
+func (w *watch) refuse(ctx context.Context, st *state.State) error {
+	now := noticeOf(st)
+	if now == w.vetted {
+		return w.server.refuseEnded(w.who)
+	}
+	if _, err := w.server.edgeOf(ctx); err != nil {
+		return err
+	}
+	w.vetted = now
+	return nil
+}
+
+// notice is a point in what happens to single edges: revocations, and retries that are asked for.
+type notice struct{ epoch, version uint64 }
+
+func noticeOf(st *state.State) notice {
+	c := st.Cluster()
+	return notice{c.Epoch, c.EdgeNotice}
 }
 
 func (w *watch) sendRemoved() error {
