@@ -95,7 +95,7 @@ type benchFleet struct {
 func (*benchFleet) Examples() string {
 	return `
 gw bench fleet
-gw bench fleet --edges 10000 --hubs 3 --election-timeout 3s --admit-streams 150 --patience 5m -o json
+gw bench fleet --edges 10000 --hubs 3 --election-timeout 3s --admit-streams 100 --patience 8m -o json
 gw bench fleet --edges 1000 --hubs 3 --scenario restart --restarts 3
 gw bench fleet --edges 100 --resources 10000 --scenario push
 gw bench fleet --edges 200 --scenario push,revoke --pushes 20
