@@ -105,8 +105,8 @@ type Store struct {
 	restoring sync.Mutex // held by one Restore at a time
 	// hangups hears of the end of connections that other hubs opened; one value stands for any number.
 	hangups chan struct{}
-	refused atomic.Pointer[refusal] // nil: none
-	rival   atomic.Int64            // when another hub last stood for election and could win, in Unix nanoseconds
+	refused atomic.Pointer[refusal]   // nil: none
+	rival   atomic.Pointer[time.Time] // when another hub last stood for election and could win; nil: never
 
 	// ctx ends when Close begins or the store fails; everything in tasks ends with it.
 	ctx      context.Context

@@ -17,8 +17,8 @@ import (
 // A hub that sees all three stands for election soon, and gives others its vote; who merely hears nothing waits, as ever.
 // All of this decides when hubs stand. Who may win is Raft's matter.
 
-// succession is what a hub does about it, in parts of the election timeout: how long a leader that lives is silent at most,
-// how often it is looked for, and how far apart hubs stand. Of a timeout of 1 s a leader is heard every 100 to 200 ms.
+// succession is what a hub does about it, in parts of the election timeout: how long a leader that lives is usually silent
+// at most, how often it is looked for, and how far apart hubs stand. Of 1 s a leader is heard every 100 to 200 ms.
 func (s *Store) succession() (quiet, look, turn time.Duration) {
 	timeout := s.config.electionTimeout()
 	return timeout / 5, timeout / 20, timeout / 4
@@ -63,8 +63,14 @@ func (s *Store) lookAfterLeader() {
 	if late := time.Now(); late.After(due) {
 		due = late
 	}
-	if !s.pause(time.Until(due.Add(time.Duration(turn)*step))) || !s.pause(time.Until(time.Unix(0, s.rival.Load()).Add(2*step))) {
-		return
+	due = due.Add(time.Duration(turn) * step)
+	for wait := time.Until(due); wait > 0; wait = time.Until(due) {
+		if !s.pause(wait) {
+			return
+		}
+		if rival := s.rival.Load(); rival != nil && rival.After(began) { // it may win yet
+			due = rival.Add(time.Duration(turn+1) * step)
+		}
 	}
 	if s.bereft(leader, since) {
 		s.standFor(leader)
@@ -98,6 +104,7 @@ func (s *Store) gone(leader raft.ServerID, address raft.ServerAddress) bool {
 	_, _, most := s.succession()
 	ctx, cancel := context.WithTimeout(s.ctx, most)
 	defer cancel()
+	asked := time.Now() // what it says while the answer is on its way counts
 	c, err := s.config.Stream.DialHub(ctx, string(address))
 	if err == nil {
 		c.Close()
@@ -105,16 +112,16 @@ func (s *Store) gone(leader raft.ServerID, address raft.ServerAddress) bool {
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return false
 	}
-	s.refused.Store(&refusal{leader, time.Now()})
+	s.refused.Store(&refusal{leader, asked})
 	return true
 }
 
-// askedToVote notes that another hub stands, unless it lacks entries and can't win this hub's vote. It reports whether the
+// askedToVote notes that another hub stands, unless it lacks entries and can hardly win this hub's vote. It reports whether the
 // leader that this hub follows is gone, so that its vote is free. A candidate may have missed the leader sooner, and is
 // kept waiting rather than refused: its term would be spent.
 func (s *Store) askedToVote(q *raft.RequestVoteRequest) (free bool) {
 	if q.Term > s.raft.CurrentTerm() && q.LastLogIndex >= s.raft.LastIndex() {
-		s.rival.Store(time.Now().UnixNano())
+		s.rival.Store(new(time.Now()))
 	}
 	address, leader := s.raft.LeaderWithID()
 	if leader == "" || string(leader) == s.id {

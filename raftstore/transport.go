@@ -15,10 +15,11 @@ type peerTransport interface {
 	raft.WithClose
 }
 
-// transport passes everything on to another one, but for five things. Heartbeats take the same queue as all other
+// transport passes everything on to another one, but for six things. Heartbeats take the same queue as all other
 // requests, because Raft's fast path for them lets a term change under the leader's feet (hashicorp/raft#695). Requests
-// from this process can be put into the queue. What the others answer is noted. What a leader asks is corrected. And a
-// vote is not kept back for a leader that has fallen silent and is gone.
+// from this process can be put into the queue. What the others answer is noted. What a leader asks is corrected. A vote
+// is not kept back for a leader that has fallen silent and is gone. And a hub that stands because of that doesn't ask for
+// votes in the leader's name.
 type transport struct {
 	peerTransport
 	peers *peers
