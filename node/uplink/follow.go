@@ -143,7 +143,7 @@ func (u *Uplink) dropConnections() {
 // end is how following a hub ended: whether it was connected to, whether it ever ticked, and why.
 type end struct {
 	reached, ticked bool
-	lasted          time.Duration
+	lasted          time.Duration // from the first tick to the last
 	err             error
 }
 
@@ -165,7 +165,8 @@ const (
 	maxMoves = 4
 	// maxTurned is how often in a row an edge comes again to a hub that has no room for its handshake.
 	maxTurned = 8
-	// maxLeaderless is how often in a row an edge soon looks again for a leader: elections take seconds.
+	// maxLeaderless is how often in a row an edge soon looks again for a leader: elections take seconds. One of a large
+	// fleet takes its time for that too.
 	maxLeaderless = 15
 )
 
@@ -198,7 +199,7 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 	}
 	elsewhere := reasonOf(e.err) == notLeader
 	// A connection that broke while its hub is still there is soon made again, and a hub that is gone costs nobody anything.
-	// One that is silent may have more to do than it can, and gets some time; one that breaks every stream soon is left.
+	// One that is silent may have more to do than it can, and gets some time; one at which no stream lasts is left.
 	if large && e.ticked && !elsewhere && e.lasted >= u.pace.tickTimeout {
 		t.back = true
 		look := u.pace.reconnect.quick
@@ -248,9 +249,9 @@ func (u *Uplink) turn(e end, t *tries) (hub string, wait time.Duration) {
 // followOne follows one hub until the stream ends or falls silent. When the certificate was renewed it opens a second
 // stream, and leaves the first once the second ticks.
 func (u *Uplink) followOne(ctx context.Context) (e end) {
-	began := time.Now()
+	var first time.Time // tick
 	cur := u.open(ctx)
-	defer func() { e.reached, e.lasted = cur.reached.Load(), time.Since(began) }()
+	defer func() { e.reached = cur.reached.Load() }()
 	var next *stream // the second stream, if any
 	defer func() {
 		cur.close()
@@ -300,6 +301,10 @@ func (u *Uplink) followOne(ctx context.Context) (e end) {
 		e.err = u.handle(cur, event)
 		if event.GetTick() != nil {
 			silence.Reset(u.pace.tickTimeout)
+			if first.IsZero() {
+				first = time.Now()
+			}
+			e.lasted = time.Since(first)
 			if next == nil && cur.cred != u.ident.Load() {
 				wake(u.reopen)
 			}

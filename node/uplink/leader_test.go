@@ -193,15 +193,16 @@ func TestALargeFleetSpreadsOverTheTimeTold(t *testing.T) {
 	const long = time.Minute
 	turned := fmt.Errorf("call: %w", &net.OpError{Op: "remote error", Err: errors.New("tls: internal error")})
 	for name, ends := range map[string][]end{
-		"the hub is gone":   {{reached: true, ticked: true, lasted: long, err: errEnded}, {err: refused}},
-		"it is full first":  {{reached: true, ticked: true, lasted: long, err: errEnded}, {err: turned}},
-		"it breaks soon":    {{reached: true, ticked: true, lasted: time.Second, err: errEnded}},
-		"it is silent":      {{reached: true, ticked: true, lasted: long, err: errSilent}, {err: errFar}},
-		"it leads no more":  {{reached: true, ticked: true, err: notLeaderAt("https://b:1")}},
-		"so are others":     {{reached: true, ticked: true, err: errSilent}, {err: errFar}},
-		"it turns it away":  {{reached: true, ticked: true, err: errSilent}, {err: turned}},
-		"nobody leads":      {{reached: true, ticked: true, err: errSilent}, {reached: true, err: notLeaderAt("")}},
-		"it came by a hint": {{reached: true, err: notLeaderAt("https://b:1")}, {reached: true, ticked: true, lasted: long, err: errEnded}, {err: refused}},
+		"the hub is gone":    {{reached: true, ticked: true, lasted: long, err: errEnded}, {err: refused}},
+		"it is full first":   {{reached: true, ticked: true, lasted: long, err: errEnded}, {err: turned}},
+		"it breaks soon":     {{reached: true, ticked: true, lasted: time.Second, err: errEnded}},
+		"it is silent":       {{reached: true, ticked: true, lasted: long, err: errSilent}, {err: errFar}},
+		"it leads no more":   {{reached: true, ticked: true, err: notLeaderAt("https://b:1")}},
+		"so are others":      {{reached: true, ticked: true, lasted: long, err: errSilent}, {err: errFar}, {err: errFar}},
+		"it turns it away":   {{reached: true, ticked: true, lasted: long, err: errSilent}, {err: turned}},
+		"nobody leads":       {{reached: true, ticked: true, lasted: long, err: errSilent}, {reached: true, err: notLeaderAt("")}},
+		"it ticks just once": {{reached: true, ticked: true, err: errSilent}},
+		"it came by a hint":  {{reached: true, err: notLeaderAt("https://b:1")}, {reached: true, ticked: true, lasted: long, err: errEnded}, {err: refused}},
 	} {
 		tenths, outside := spread(0, 18*time.Second, func(float64) (wait time.Duration) {
 			u := &Uplink{pace: defaultPace, now: time.Now, spread: 18 * time.Second}
