@@ -63,11 +63,11 @@ func TestAnEdgeIsToldWhereTheLeaderIs(t *testing.T) {
 	}
 }
 
-// Between the death of a leader and the next one, an edge is held, and not sent where nobody is.
+// Between a leader that fell silent and the next one, an edge is held, and not sent where nobody leads.
 func TestAnEdgeIsNotSentToALeaderThatIsSilent(t *testing.T) {
 	hubs := newHubs(t, 3)
 	edge := hubs[0].enroll("e1")
-	hubs[0].kill()
+	hubs[0].store.Halt("of a test") // its port is open still, so that it isn't succeeded before it is missed
 	eventually(t, "the leader is missed", func() bool { return !hubs[1].store.LeaderHeard() })
 	direct, _ := hubs[1].asEdge(edge)
 	stream, err := direct.Watch(t.Context(), &gwv1.WatchRequest{SessionId: edgeSession})
@@ -76,7 +76,8 @@ func TestAnEdgeIsNotSentToALeaderThatIsSilent(t *testing.T) {
 	if stream.Receive() {
 		return // it leads itself
 	}
-	if d := (&harness{t: t}).refused(stream.Err(), connect.CodeUnavailable, ReasonNotLeader, ""); d.LeaderUrl != hubs[2].url() {
+	// It may have led for a moment, and not know who does.
+	if d := (&harness{t: t}).refused(stream.Err(), connect.CodeUnavailable, ReasonNotLeader, ""); d.LeaderUrl != hubs[2].url() && d.LeaderUrl != "" {
 		t.Errorf("sent to %q, want %q", d.LeaderUrl, hubs[2].url())
 	}
 }

@@ -101,7 +101,6 @@ func (s *EdgeServer) openWatch(ctx context.Context, r *gwv1.WatchRequest, stream
 	if err := refuseRevoked(st, who); err != nil {
 		return nil, err
 	}
-	w.vetted = noticeOf(st)
 	w.gone, release = s.fleet.OpenStream(who.Edge, r.SessionId, who.address)
 	w.closing = append(w.closing, release)
 	return w, w.begin(st, r)
@@ -140,8 +139,8 @@ func (w *watch) goOn(ctx context.Context, tick bool) error {
 	return w.tell(st, tick)
 }
 
-// refuse is nil unless the edge's certificate has ended meanwhile, or was revoked. That is looked up only when some edge's
-// may have been: ticks are most of what a hub of a large fleet does.
+// refuse is nil unless the edge's certificate has ended meanwhile, or was revoked. A revocation is looked up only when there
+// may be a new one: ticks are most of what a hub of a large fleet does.
 func (w *watch) refuse(ctx context.Context, st *state.State) error {
 	now := noticeOf(st)
 	if now == w.vetted {
