@@ -25,7 +25,7 @@ const (
 	// to ten thousand edges would cost the leader its lead. What that room fills with is given back while there is time.
 	largeHeap  = 192 << 20
 	hubRoomyGC = 100
-	// A look at which the collector has begun busyCycles times since the last means that it is busy, for busyFor looks. So it
+	// A look at which the collector has finished busyCycles times since the last means that it is busy, for busyFor looks. So it
 	// is while a fleet comes back and every handshake leaves some hundred KiB behind: it took half of a leader's time. It
 	// gets more room for as long, but not much: what lives on is strewn over it.
 	busyCycles = 2

@@ -62,7 +62,7 @@ func TestTheHeapIsRead(t *testing.T) {
 	before := readHeap()
 	debug.FreeOSMemory()
 	after := readHeap()
-	if before.cycles <= first.cycles || after.cycles < before.cycles || after.live == 0 || after.objects < after.live/2 {
+	if before.cycles <= first.cycles || after.live == 0 || after.objects < after.live/2 {
 		t.Errorf("after a collection the heap is %+v, before %+v", after, before)
 	}
 	if held := after.objects + after.free; held >= before.objects+before.free {

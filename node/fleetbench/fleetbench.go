@@ -152,13 +152,13 @@ func Measure(ctx context.Context, c Config) (report *Report, err error) {
 	return b.report, errors.Join(err, b.close())
 }
 
-// collectLittle has the collector run only when it is called, or the machine's memory needs it, until the function it
-// returns is called. The edges' memory is no matter here; and while it looks through that of ten thousand, which takes many
+// collectLittle has the collector run only when it is called, or half of the machine's memory or an operator's GOMEMLIMIT
+// is reached, until the function it returns is called. The edges' memory is no matter here; and while it looks through that of ten thousand, which takes many
 // seconds when hubs are busy too, they read nothing of what hubs tell them, as no edge in the field would.
 func collectLittle() (undo func()) {
 	percent, limit := 300, int64(math.MaxInt64)
 	if memory := totalMemory(); memory > 0 {
-		percent, limit = -1, memory/3*2
+		percent, limit = -1, min(memory/2, debug.SetMemoryLimit(-1))
 	}
 	percent, limit = debug.SetGCPercent(percent), debug.SetMemoryLimit(limit)
 	return func() {
