@@ -10,14 +10,14 @@ import (
 	"gw/rpc/identity"
 )
 
-// BenchmarkListEdges is what a page of the console costs with 1,000 edges.
+// BenchmarkListEdges is what a page of the console costs with 10,000 edges.
 func BenchmarkListEdges(b *testing.B) {
 	h := newHarness(b)
 	h.apply(api("", "a", "/a"))
 	h.push()
 	target := h.target("default")
-	for i := range 1000 {
-		who := identity.Edge{ClusterID: h.ca.ClusterID(), Namespace: "default", ID: fmt.Sprintf("edge-%04d", i)}
+	for i := range 10_000 {
+		who := identity.Edge{ClusterID: h.ca.ClusterID(), Namespace: "default", ID: fmt.Sprintf("edge-%05d", i)}
 		h.fleet.Beat(who, "10.0.0.1:1", &gwv1.HeartbeatRequest{SessionId: newID(), LoadedEpoch: target.Epoch,
 			LoadedRelease: target.Number, LoadedChecksum: target.Checksum}, fleet.Certificate{})
 	}

@@ -5,9 +5,7 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"time"
 
-	"gw/node/fleet"
 	"gw/raftstore/state"
 	"gw/rpc/gwv1"
 	"gw/rpc/resource"
@@ -15,118 +13,6 @@ import (
 
 // FleetServer shows the edges and their states.
 type FleetServer struct{ *core }
-
-// view is the fleet as it is now: registered edges, and those that were heard and are not registered yet.
-type view struct {
-	edges []seen // sorted by ID
-}
-
-// seen is one edge of a view.
-type seen struct {
-	shown  *gwv1.Edge
-	rates  *fleet.Rates // nil: it doesn't say
-	schema uint32       // the highest schema level it knows; 0: it has not said
-}
-
-// counts is how many edges a namespace has.
-type counts struct{ edges, connected uint32 }
-
-func (v view) counts() map[string]counts {
-	all := map[string]counts{}
-	for _, e := range v.edges {
-		c := all[e.shown.Namespace]
-		c.edges++
-		if e.shown.Connection == gwv1.Connection_CONNECTION_CONNECTED {
-			c.connected++
-		}
-		all[e.shown.Namespace] = c
-	}
-	return all
-}
-
-// viewFleet classifies every edge.
-func (k *core) viewFleet(st *state.State) view {
-	c := k.newClassifier(st)
-	live := k.fleet.All()
-	var v view
-	for r := range st.Edges() {
-		v.edges = append(v.edges, c.classify(r, live[r.Id], r.Id))
-		delete(live, r.Id)
-	}
-	for id, l := range live {
-		v.edges = append(v.edges, c.classify(nil, l, id))
-	}
-	slices.SortFunc(v.edges, func(a, b seen) int { return cmp.Compare(a.shown.Id, b.shown.Id) })
-	return v
-}
-
-// classifier knows what edges are compared with, looked up once per namespace.
-type classifier struct {
-	core             *core
-	state            *state.State
-	now, leaderSince time.Time
-	interval         time.Duration
-	following        bool                              // this hub does not lead
-	wanted           map[string]wanted                 // namespace → what its edges should run
-	revocations      map[string]*gwv1.RevocationRecord // edge ID → its newest
-}
-
-type wanted struct {
-	target   fleet.Target
-	expected resource.Digest
-}
-
-func (k *core) newClassifier(st *state.State) *classifier {
-	c := &classifier{core: k, state: st, now: k.now(), leaderSince: k.fleet.LeaderSince(), interval: k.fleet.Interval(), following: !k.store.Leading(),
-		wanted: map[string]wanted{}, revocations: map[string]*gwv1.RevocationRecord{}}
-	for r := range st.Revocations() {
-		c.revocations[r.EdgeId] = r
-	}
-	return c
-}
-
-func (c *classifier) of(namespace string) wanted {
-	w, ok := c.wanted[namespace]
-	if !ok {
-		w = wanted{target: fleet.Target{Checksum: resource.EmptyChecksum}, expected: c.core.store.Manifest(namespace).Checksum}
-		if r, ok := c.state.Target(namespace); ok {
-			w.target = fleet.Target{Epoch: r.Epoch, Number: r.Number, Checksum: r.Checksum, PushedAt: time.Unix(0, r.CreatedAt)}
-		}
-		c.wanted[namespace] = w
-	}
-	return w
-}
-
-func (c *classifier) classify(r *gwv1.EdgeRecord, l *fleet.Live, id string) seen {
-	namespace := r.GetNamespace()
-	if l != nil {
-		namespace = l.Namespace
-	}
-	w := c.of(namespace)
-	e := fleet.Classify(fleet.Facts{Record: r, Live: l, Revoked: c.revoked(r, l, id), Target: w.target, Expected: w.expected,
-		Now: c.now, LeaderSince: c.leaderSince, Interval: c.interval, Following: c.following})
-	e.Id = id
-	s := seen{shown: e, schema: r.GetSchemaLevel()}
-	if l != nil && e.Connection == gwv1.Connection_CONNECTION_CONNECTED {
-		s.rates = l.Rates
-	}
-	if l != nil && l.Heartbeat != nil {
-		s.schema = l.Heartbeat.SchemaLevel
-	}
-	return s
-}
-
-// revoked returns what ended the certificates of an edge; nil if they are good.
-func (c *classifier) revoked(r *gwv1.EdgeRecord, l *fleet.Live, id string) *gwv1.RevocationRecord {
-	lineage := r.GetLineage()
-	if r == nil {
-		lineage = l.Certificate.Lineage
-	}
-	if revoked := c.revocations[id]; revoked != nil && lineage < revoked.Before {
-		return revoked
-	}
-	return nil
-}
 
 // ListEdges returns a page of the edges that match, and a summary of all in the namespace.
 func (s *FleetServer) ListEdges(ctx context.Context, r *gwv1.ListEdgesRequest) (*gwv1.ListEdgesResponse, error) {
@@ -148,19 +34,21 @@ func (s *FleetServer) ListEdges(ctx context.Context, r *gwv1.ListEdgesRequest) (
 		return nil, err
 	}
 	answer := &gwv1.ListEdgesResponse{Summary: s.summary(st, p, r.Namespace)}
-	var matching []*gwv1.Edge
-	for _, e := range s.viewFleet(st).edges {
-		if r.Namespace != "" && e.shown.Namespace != r.Namespace || !p.sees(e.shown.Namespace) {
+	var matching []*seen
+	edges := s.viewFleet(st).edges
+	for i := range edges {
+		e := &edges[i]
+		if r.Namespace != "" && e.namespace() != r.Namespace || !p.sees(e.namespace()) {
 			continue
 		}
-		tally(answer.Summary, e.shown)
-		if r := e.rates; r != nil {
+		tally(answer.Summary, e)
+		if r := e.rates(); r != nil {
 			answer.Summary.Reporting++
 			answer.Summary.RequestsPerSecond += r.Requests
 			answer.Summary.ErrorsPerSecond += r.Errors
 		}
-		if matches(e.shown, r) {
-			matching = append(matching, e.shown)
+		if e.matches(r) {
+			matching = append(matching, e)
 		}
 	}
 	slices.SortStableFunc(matching, order)
@@ -170,7 +58,9 @@ func (s *FleetServer) ListEdges(ctx context.Context, r *gwv1.ListEdgesRequest) (
 		limit = defaultPage
 	}
 	from := min(int(r.Offset), len(matching))
-	answer.Edges = matching[from:min(from+limit, len(matching))]
+	for _, e := range matching[from:min(from+limit, len(matching))] {
+		answer.Edges = append(answer.Edges, e.shown())
+	}
 	return answer, nil
 }
 
@@ -196,9 +86,9 @@ func (s *FleetServer) summary(st *state.State, p Principal, namespace string) *g
 }
 
 // tally counts an edge.
-func tally(sum *gwv1.FleetSummary, e *gwv1.Edge) {
+func tally(sum *gwv1.FleetSummary, e *seen) {
 	sum.Edges++
-	if e.RevokedAt != nil {
+	if e.revoked != nil {
 		sum.Revoked++
 	}
 	switch e.Connection {
@@ -221,26 +111,32 @@ func tally(sum *gwv1.FleetSummary, e *gwv1.Edge) {
 	}
 }
 
-func matches(e *gwv1.Edge, r *gwv1.ListEdgesRequest) bool {
+// matches reports whether the caller wants to see this edge.
+func (e *seen) matches(r *gwv1.ListEdgesRequest) bool {
 	if r.Connection != 0 && e.Connection != r.Connection || r.Sync != 0 && e.Sync != r.Sync {
 		return false
 	}
 	for k, v := range r.Labels {
-		if has, ok := e.Labels[k]; !ok || has != v {
+		if has, ok := e.record.GetLabels()[k]; !ok || has != v {
 			return false
 		}
 	}
-	query := strings.ToLower(r.Query)
-	if query == "" || strings.Contains(strings.ToLower(e.Id), query) || strings.Contains(strings.ToLower(e.RemoteAddress), query) {
+	return r.Query == "" || e.mentions(strings.ToLower(r.Query))
+}
+
+// mentions looks for a text in lower case in what identifies the edge.
+func (e *seen) mentions(query string) bool {
+	has := func(s string) bool { return strings.Contains(strings.ToLower(s), query) }
+	if has(e.id) || e.live != nil && has(e.live.Address) {
 		return true
 	}
-	for _, v := range e.Metadata {
-		if strings.Contains(strings.ToLower(v), query) {
+	for _, v := range e.heartbeat().GetMetadata() {
+		if has(v) {
 			return true
 		}
 	}
-	for k, v := range e.Labels {
-		if strings.Contains(strings.ToLower(k+"="+v), query) {
+	for k, v := range e.record.GetLabels() {
+		if has(k + "=" + v) {
 			return true
 		}
 	}
@@ -248,32 +144,23 @@ func matches(e *gwv1.Edge, r *gwv1.ListEdgesRequest) bool {
 }
 
 // orders are what edges can be sorted by; equal ones stay in the order of their IDs.
-var orders = map[string]func(a, b *gwv1.Edge) int{
-	"id":         func(a, b *gwv1.Edge) int { return cmp.Compare(a.Id, b.Id) },
-	"namespace":  func(a, b *gwv1.Edge) int { return cmp.Compare(a.Namespace, b.Namespace) },
-	"connection": func(a, b *gwv1.Edge) int { return cmp.Compare(a.Connection, b.Connection) },
-	"sync":       func(a, b *gwv1.Edge) int { return cmp.Compare(a.Sync, b.Sync) },
-	"version":    func(a, b *gwv1.Edge) int { return cmp.Compare(a.Version, b.Version) },
-	"heartbeat": func(a, b *gwv1.Edge) int {
-		return heardAt(a).Compare(heardAt(b))
-	},
+var orders = map[string]func(a, b *seen) int{
+	"id":         func(a, b *seen) int { return cmp.Compare(a.id, b.id) },
+	"namespace":  func(a, b *seen) int { return cmp.Compare(a.namespace(), b.namespace()) },
+	"connection": func(a, b *seen) int { return cmp.Compare(a.Connection, b.Connection) },
+	"sync":       func(a, b *seen) int { return cmp.Compare(a.Sync, b.Sync) },
+	"version":    func(a, b *seen) int { return cmp.Compare(a.version(), b.version()) },
+	"heartbeat":  func(a, b *seen) int { return a.heardAt().Compare(b.heardAt()) },
 }
 
-func heardAt(e *gwv1.Edge) time.Time {
-	if e.LastHeartbeat == nil {
-		return time.Time{}
-	}
-	return e.LastHeartbeat.AsTime()
-}
-
-func edgeOrder(sort string) (func(a, b *gwv1.Edge) int, error) {
+func edgeOrder(sort string) (func(a, b *seen) int, error) {
 	name, descending := strings.CutPrefix(cmp.Or(sort, "id"), "-")
 	order, ok := orders[name]
 	switch {
 	case !ok:
 		return nil, invalid("sort", ReasonInvalid, `want "id", "namespace", "connection", "sync", "version" or "heartbeat", perhaps with "-" before it`)
 	case descending:
-		return func(a, b *gwv1.Edge) int { return order(b, a) }, nil
+		return func(a, b *seen) int { return order(b, a) }, nil
 	}
 	return order, nil
 }

@@ -30,7 +30,8 @@ func (s *FleetServer) GetEdge(ctx context.Context, r *gwv1.GetEdgeRequest) (*gwv
 	if record == nil && live == nil {
 		return nil, notFound("edge", r.Id)
 	}
-	e := s.newClassifier(st).classify(record, live, r.Id).shown
+	seen := s.newClassifier(st).classify(record, live, r.Id)
+	e := seen.shown()
 	if !p.sees(e.Namespace) {
 		return nil, notFound("edge", r.Id) // as if it weren't there: another namespace's edges are not to be guessed
 	}

@@ -31,19 +31,19 @@ func (c *fleetCollector) Collect(to chan<- prometheus.Metric) {
 	if !c.k.store.Leading() {
 		return
 	}
-	st := c.k.store.State()
-	wanted := c.k.newClassifier(st)
 	sum, late, expiry := &gwv1.FleetSummary{}, 0.0, 0.0
-	for _, e := range c.k.viewFleet(st).edges {
-		tally(sum, e.shown)
-		if e.shown.Connection == gwv1.Connection_CONNECTION_DISCONNECTED {
+	edges := c.k.viewFleet(c.k.store.State()).edges
+	for i := range edges {
+		e := &edges[i]
+		tally(sum, e)
+		if e.Connection == gwv1.Connection_CONNECTION_DISCONNECTED {
 			continue
 		}
-		if t := wanted.of(e.shown.Namespace).target; t.Number > 0 && e.shown.LoadedChecksum != e.shown.ReleasedChecksum {
-			late = max(late, wanted.now.Sub(t.PushedAt).Seconds())
+		if t := e.wanted.target; t.Number > 0 && !e.onTarget() {
+			late = max(late, e.among.now.Sub(t.PushedAt).Seconds())
 		}
-		if ends := e.shown.CertificateNotAfter; ends != nil && (expiry == 0 || float64(ends.Seconds) < expiry) {
-			expiry = float64(ends.Seconds)
+		if ends := e.certificateEnds(); !ends.IsZero() && (expiry == 0 || float64(ends.Unix()) < expiry) {
+			expiry = float64(ends.Unix())
 		}
 	}
 	for name, n := range map[string]uint32{"connected": sum.Connected, "stale": sum.Stale, "disconnected": sum.Disconnected} {

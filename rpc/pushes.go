@@ -24,7 +24,7 @@ type pushedEdge struct {
 	record  *gwv1.PushEdgeRecord
 	outcome gwv1.EdgeOutcome
 	current bool             // the push is still the target of its namespace
-	shown   *gwv1.Edge       // classified; nil once there is nothing to wait for
+	seen    *seen            // nil once there is nothing to wait for
 	failure *gwv1.ApplyError // why the edge could not load it, perhaps until it tries again
 }
 
@@ -92,8 +92,9 @@ func (v *pushView) edge(r *gwv1.PushRecord, e *gwv1.PushEdgeRecord, n pushedIn) 
 	if registered == nil && l == nil {
 		return p
 	}
-	p.shown = v.classifier.classify(registered, l, e.Edge).shown
-	if p.outcome == gwv1.EdgeOutcome_EDGE_OUTCOME_WAITING && p.shown.Connection == gwv1.Connection_CONNECTION_DISCONNECTED {
+	seen := v.classifier.classify(registered, l, e.Edge)
+	p.seen = &seen
+	if p.outcome == gwv1.EdgeOutcome_EDGE_OUTCOME_WAITING && p.seen.Connection == gwv1.Connection_CONNECTION_DISCONNECTED {
 		p.outcome = gwv1.EdgeOutcome_EDGE_OUTCOME_OFFLINE
 	}
 	return p
@@ -149,12 +150,12 @@ func (e pushedEdge) reason(number uint64) string {
 	case gwv1.EdgeOutcome_EDGE_OUTCOME_REMOVED:
 		return "it was removed, or went to another namespace, before it loaded it"
 	case gwv1.EdgeOutcome_EDGE_OUTCOME_OFFLINE:
-		return "it gets it when it returns: " + e.shown.GetConnectionReason()
+		return "it gets it when it returns: " + e.seen.connectionReason()
 	}
 	if e.failure != nil {
 		return fleet.Culprit(e.failure)
 	}
-	return e.shown.GetSyncReason()
+	return e.seen.syncReason()
 }
 
 // progress counts where the edges of a push are.

@@ -23,8 +23,8 @@ func (k *core) tooOld(p *plan, n planned, fleet view) (edges uint32, found []*gw
 		return 0, nil
 	}
 	highest := uint32(0)
-	for _, u := range k.newerUses(p, n, reporting[0].schema) {
-		older, _ := slices.BinarySearchFunc(reporting, u.level, func(e seen, level uint32) int { return cmp.Compare(e.schema, level) })
+	for _, u := range k.newerUses(p, n, reporting[0].schema()) {
+		older, _ := slices.BinarySearchFunc(reporting, u.level, func(e *seen, level uint32) int { return cmp.Compare(e.schema(), level) })
 		if older == 0 {
 			continue
 		}
@@ -34,7 +34,7 @@ func (k *core) tooOld(p *plan, n planned, fleet view) (edges uint32, found []*gw
 		found = append(found, u.TooOld)
 	}
 	for _, e := range reporting {
-		if e.schema < highest {
+		if e.schema() < highest {
 			edges++
 		}
 	}
@@ -43,13 +43,13 @@ func (k *core) tooOld(p *plan, n planned, fleet view) (edges uint32, found []*gw
 }
 
 // edgesBySchema are the edges of a namespace that said what they know, those that know the least first, then by ID.
-func edgesBySchema(fleet view, namespace string) (edges []seen) {
-	for _, e := range fleet.edges {
-		if e.shown.Namespace == namespace && e.schema > 0 && e.shown.RevokedAt == nil {
+func edgesBySchema(fleet view, namespace string) (edges []*seen) {
+	for i := range fleet.edges {
+		if e := &fleet.edges[i]; e.namespace() == namespace && e.schema() > 0 && e.revoked == nil {
 			edges = append(edges, e)
 		}
 	}
-	slices.SortStableFunc(edges, func(a, b seen) int { return cmp.Compare(a.schema, b.schema) })
+	slices.SortStableFunc(edges, func(a, b *seen) int { return cmp.Compare(a.schema(), b.schema()) })
 	return edges
 }
 
@@ -86,10 +86,10 @@ func (k *core) newerUses(p *plan, n planned, level uint32) (uses []newerUse) {
 }
 
 // idsOf returns the IDs of the first few edges, sorted.
-func idsOf(edges []seen) []string {
+func idsOf(edges []*seen) []string {
 	ids := make([]string, len(edges))
 	for i, e := range edges {
-		ids[i] = e.shown.Id
+		ids[i] = e.id
 	}
 	slices.Sort(ids)
 	return ids[:min(len(ids), maxTooOldEdges)]

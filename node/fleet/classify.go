@@ -55,20 +55,63 @@ type Facts struct {
 	Interval time.Duration
 }
 
-// Classify returns the edge as it is to be shown, each of its three states with a sentence that says why. Record and
-// Live must not both be nil.
-func Classify(f Facts) *gwv1.Edge {
-	if f.Live != nil && f.Live.Interval > 0 {
-		f.Interval = f.Live.Interval
+// States are the three axes of an edge. Those of a whole fleet are counted far more often than they are told, so why an
+// edge is in them is put into words only by Describe, or one at a time.
+type States struct {
+	Connection gwv1.Connection
+	Sync       gwv1.Sync
+	Health     gwv1.Health
+
+	whyConnection, whySync, whyHealth why
+}
+
+// why says in a sentence why the facts lead to a state. It captures nothing, so that it costs nothing until it is asked.
+type why func(*Facts) string
+
+// Classify returns the states of an edge. Record and Live must not both be nil.
+func Classify(f *Facts) (s States) {
+	s.Connection, s.whyConnection = connection(f)
+	s.Sync, s.whySync = configSync(f, s.Connection)
+	s.Health, s.whyHealth = health(f)
+	return s
+}
+
+// ConnectionReason says why an edge that Classify was given these facts of has its Connection.
+func (s *States) ConnectionReason(f *Facts) string {
+	reason := s.whyConnection(f)
+	if id, address := f.conflict(); id != "" {
+		reason += fmt.Sprintf("; another live process, session %.8s%s, carries the same ID", id, at(address))
 	}
-	e := describe(f)
-	e.Connection, e.ConnectionReason = connection(f)
-	if e.ConflictingSessionId != "" {
-		e.ConnectionReason += fmt.Sprintf("; another live process, session %.8s%s, carries the same ID", e.ConflictingSessionId, at(e.ConflictingAddress))
-	}
-	e.Sync, e.SyncReason = configSync(f, e)
-	e.Health, e.HealthReason = health(f)
+	return reason
+}
+
+// SyncReason says why an edge that Classify was given these facts of has its Sync.
+func (s *States) SyncReason(f *Facts) string { return s.whySync(f) }
+
+// Describe returns the edge as it is to be shown, each of its states with a sentence that says why.
+func Describe(f *Facts) *gwv1.Edge {
+	e, s := attributes(f), Classify(f)
+	e.Connection, e.ConnectionReason = s.Connection, s.ConnectionReason(f)
+	e.Sync, e.SyncReason = s.Sync, s.SyncReason(f)
+	e.Health, e.HealthReason = s.Health, s.whyHealth(f)
 	return e
+}
+
+// interval is between two heartbeats of this edge.
+func (f *Facts) interval() time.Duration {
+	if f.Live != nil && f.Live.Interval > 0 {
+		return f.Live.Interval
+	}
+	return f.Interval
+}
+
+// conflict is another process that is alive with the edge's ID, and where it calls from; "" if there is none, or if the
+// certificates of both are worth nothing.
+func (f *Facts) conflict() (session, address string) {
+	if f.Live == nil || f.Revoked != nil {
+		return "", ""
+	}
+	return f.Live.ConflictingSessionID, f.Live.ConflictingAddress
 }
 
 func at(address string) string {
@@ -78,8 +121,8 @@ func at(address string) string {
 	return " at " + address
 }
 
-// describe fills in what is not a state.
-func describe(f Facts) *gwv1.Edge {
+// attributes are what is not a state.
+func attributes(f *Facts) *gwv1.Edge {
 	e := &gwv1.Edge{
 		ReleasedChecksum: f.Target.Checksum.String(), ExpectedChecksum: f.Expected.String(), TargetRelease: f.Target.Number,
 	}
@@ -97,9 +140,7 @@ func describe(f Facts) *gwv1.Edge {
 		return e
 	}
 	e.Namespace, e.SessionId, e.RemoteAddress = l.Namespace, l.SessionID, l.Address
-	if f.Revoked == nil {
-		e.ConflictingSessionId, e.ConflictingAddress = l.ConflictingSessionID, l.ConflictingAddress
-	}
+	e.ConflictingSessionId, e.ConflictingAddress = f.conflict()
 	if e.FirstSeen == nil {
 		e.FirstSeen = timestamppb.New(l.FirstHeard)
 	}
@@ -113,56 +154,85 @@ func describe(f Facts) *gwv1.Edge {
 }
 
 // connection is the first axis.
-func connection(f Facts) (gwv1.Connection, string) {
+func connection(f *Facts) (gwv1.Connection, why) {
 	const connected, stale, lost = gwv1.Connection_CONNECTION_CONNECTED, gwv1.Connection_CONNECTION_STALE, gwv1.Connection_CONNECTION_DISCONNECTED
 	l := f.Live
 	switch {
 	case f.Revoked != nil:
-		return lost, fmt.Sprintf("revoked by %s %s ago; it can enrol again with a fresh join token", f.Revoked.By, span(f.Now.Sub(time.Unix(0, f.Revoked.At))))
+		return lost, func(f *Facts) string {
+			return fmt.Sprintf("revoked by %s %s ago; it can enrol again with a fresh join token", f.Revoked.By, f.since(time.Unix(0, f.Revoked.At)))
+		}
 	case l == nil:
 		return unheard(f)
 	case l.Goodbye:
-		return lost, "it said goodbye"
+		return lost, func(*Facts) string { return "it said goodbye" }
 	}
-	last, what := l.HeardAt, "its last heartbeat came"
-	if last.IsZero() {
-		last, what = l.FirstHeard, "it has not sent a heartbeat since it connected"
-	}
-	age := f.Now.Sub(last)
+	age := f.Now.Sub(l.lastSign())
 	switch {
-	case age >= lostAfter(f.Interval):
-		return lost, fmt.Sprintf("%s %s ago; one is due every %s", what, span(age), f.Interval)
+	case age >= lostAfter(f.interval()):
+		return lost, overdue
 	case !l.Streaming && f.Now.Sub(l.StreamSince) >= streamGrace:
 		if l.StreamSince.Equal(l.FirstHeard) {
-			return stale, fmt.Sprintf("it was first heard %s ago and has not opened its watch stream", span(f.Now.Sub(l.FirstHeard)))
+			return stale, func(f *Facts) string {
+				return fmt.Sprintf("it was first heard %s ago and has not opened its watch stream", f.since(f.Live.FirstHeard))
+			}
 		}
-		return stale, fmt.Sprintf("its watch stream broke %s ago", span(f.Now.Sub(l.StreamSince)))
-	case age >= lateAfter(f.Interval):
-		return stale, fmt.Sprintf("%s %s ago; one is due every %s", what, span(age), f.Interval)
+		return stale, func(f *Facts) string {
+			return fmt.Sprintf("its watch stream broke %s ago", f.since(f.Live.StreamSince))
+		}
+	case age >= lateAfter(f.interval()):
+		return stale, overdue
 	case l.HeardAt.IsZero():
-		return connected, fmt.Sprintf("its watch stream opened %s ago", span(age))
+		return connected, func(f *Facts) string {
+			return fmt.Sprintf("its watch stream opened %s ago", f.since(f.Live.FirstHeard))
+		}
 	}
-	return connected, fmt.Sprintf("its last heartbeat came %s ago", span(age))
+	return connected, func(f *Facts) string { return fmt.Sprintf("its last heartbeat came %s ago", f.since(f.Live.HeardAt)) }
+}
+
+func overdue(f *Facts) string {
+	what := "its last heartbeat came"
+	if f.Live.HeardAt.IsZero() {
+		what = "it has not sent a heartbeat since it connected"
+	}
+	return fmt.Sprintf("%s %s ago; one is due every %s", what, f.since(f.Live.lastSign()), f.interval())
 }
 
 // unheard is the connection of an edge that is in the registry and has not been heard.
-func unheard(f Facts) (gwv1.Connection, string) {
-	enrolled := time.Unix(0, f.Record.FirstSeen)
-	sinceChange, sinceEnrolled := f.Now.Sub(f.LeaderSince), f.Now.Sub(enrolled)
+func unheard(f *Facts) (gwv1.Connection, why) {
+	enrolled := f.enrolled()
 	switch {
 	case f.Following:
-		return gwv1.Connection_CONNECTION_STALE, "this hub does not lead, and only the leader hears edges"
-	case enrolled.After(f.LeaderSince) && sinceEnrolled < lostAfter(f.Interval):
-		return gwv1.Connection_CONNECTION_STALE, fmt.Sprintf("it enrolled %s ago and has not been heard yet", span(sinceEnrolled))
+		return gwv1.Connection_CONNECTION_STALE, notHeardHere
+	case enrolled.After(f.LeaderSince) && f.Now.Sub(enrolled) < lostAfter(f.interval()):
+		return gwv1.Connection_CONNECTION_STALE, func(f *Facts) string {
+			return fmt.Sprintf("it enrolled %s ago and has not been heard yet", f.since(f.enrolled()))
+		}
 	case enrolled.After(f.LeaderSince):
-		return gwv1.Connection_CONNECTION_DISCONNECTED, fmt.Sprintf("it enrolled %s ago and was never heard", span(sinceEnrolled))
+		return gwv1.Connection_CONNECTION_DISCONNECTED, func(f *Facts) string {
+			return fmt.Sprintf("it enrolled %s ago and was never heard", f.since(f.enrolled()))
+		}
 	case inGrace(f):
-		return gwv1.Connection_CONNECTION_STALE, fmt.Sprintf("leader changed %s ago and has not heard it yet", span(sinceChange))
+		return gwv1.Connection_CONNECTION_STALE, notHeardYet
 	}
-	return gwv1.Connection_CONNECTION_DISCONNECTED, fmt.Sprintf("not heard since the leader changed %s ago", span(sinceChange))
+	return gwv1.Connection_CONNECTION_DISCONNECTED, func(f *Facts) string {
+		return fmt.Sprintf("not heard since the leader changed %s ago", f.since(f.LeaderSince))
+	}
 }
 
-func inGrace(f Facts) bool { return f.Now.Sub(f.LeaderSince) < Grace(f.Interval) }
+func notHeardHere(*Facts) string { return "this hub does not lead, and only the leader hears edges" }
+
+func notHeardYet(f *Facts) string {
+	return fmt.Sprintf("leader changed %s ago and has not heard it yet", f.since(f.LeaderSince))
+}
+
+func inGrace(f *Facts) bool { return f.Now.Sub(f.LeaderSince) < Grace(f.interval()) }
+
+// enrolled is when the edge did. It is in the registry.
+func (f *Facts) enrolled() time.Time { return time.Unix(0, f.Record.FirstSeen) }
+
+// since shows how long ago something was.
+func (f *Facts) since(t time.Time) string { return span(f.Now.Sub(t)) }
 
 // loaded is what an edge last said it runs.
 type loaded struct {
@@ -171,7 +241,7 @@ type loaded struct {
 	failure        *gwv1.ApplyError
 }
 
-func loadedOf(f Facts) (l loaded) {
+func loadedOf(f *Facts) (l loaded) {
 	if r := f.Record; r != nil {
 		l = loaded{epoch: r.LoadedEpoch, release: r.LoadedRelease, checksum: r.LoadedChecksum}
 	}
@@ -182,44 +252,64 @@ func loadedOf(f Facts) (l loaded) {
 	return l
 }
 
-// configSync is the second axis; e has its connection already.
-func configSync(f Facts, e *gwv1.Edge) (gwv1.Sync, string) {
+// OnTarget reports whether the edge last said that it runs what it should.
+func (f *Facts) OnTarget() bool { return bytes.Equal(loadedOf(f).checksum, f.Target.Checksum[:]) }
+
+// configSync is the second axis, of an edge with such a connection.
+func configSync(f *Facts, c gwv1.Connection) (gwv1.Sync, why) {
 	const unknown, stale, pending = gwv1.Sync_SYNC_UNKNOWN, gwv1.Sync_SYNC_STALE, gwv1.Sync_SYNC_PENDING
-	l, target := loadedOf(f), f.Target
+	l, target := loadedOf(f), &f.Target
 	heard := f.Live != nil && f.Live.Heartbeat != nil
 	switch {
 	case len(l.checksum) == 0:
-		return unknown, "it has not said what it runs yet"
+		return unknown, func(*Facts) string { return "it has not said what it runs yet" }
 	case !heard && f.Following:
-		return unknown, "this hub does not lead, and only the leader hears edges"
+		return unknown, notHeardHere
 	case !heard && inGrace(f):
-		return unknown, fmt.Sprintf("leader changed %s ago and has not heard it yet", span(f.Now.Sub(f.LeaderSince)))
+		return unknown, notHeardYet
 	}
 	same := bytes.Equal(l.checksum, target.Checksum[:])
 	against := cmp.Or(cmp.Compare(l.epoch, target.Epoch), cmp.Compare(l.release, target.Number))
-	behind := fmt.Sprintf("it runs %s, the target is %s", release(l.release), release(target.Number))
 	switch {
 	case against > 0:
-		return stale, fmt.Sprintf("ahead: it runs %s of epoch %d, newer than %s of epoch %d here; the next push brings it back",
-			release(l.release), l.epoch, release(target.Number), target.Epoch)
+		return stale, ahead
 	case against == 0 && !same:
-		return stale, fmt.Sprintf("drifted: it runs %s with checksum %.4x instead of %s", release(l.release), l.checksum, target.Checksum.Short())
+		return stale, drifted
 	case !same && failedOn(l.failure, target):
-		return stale, "could not apply " + release(target.Number) + ": " + Culprit(l.failure)
-	case !same && e.Connection != gwv1.Connection_CONNECTION_CONNECTED:
-		return stale, behind + ", and it is not connected"
+		return stale, func(f *Facts) string {
+			return "could not apply " + release(f.Target.Number) + ": " + Culprit(loadedOf(f).failure)
+		}
+	case !same && c != gwv1.Connection_CONNECTION_CONNECTED:
+		return stale, func(f *Facts) string { return behind(f) + ", and it is not connected" }
 	case !same && f.Now.Sub(target.PushedAt) > pushGrace:
-		return stale, fmt.Sprintf("%s, pushed %s ago", behind, span(f.Now.Sub(target.PushedAt)))
+		return stale, func(f *Facts) string { return fmt.Sprintf("%s, pushed %s ago", behind(f), f.since(f.Target.PushedAt)) }
 	case !same:
-		return pending, fmt.Sprintf("on its way: %s, pushed %s ago", behind, span(f.Now.Sub(target.PushedAt)))
+		return pending, func(f *Facts) string {
+			return fmt.Sprintf("on its way: %s, pushed %s ago", behind(f), f.since(f.Target.PushedAt))
+		}
 	case target.Checksum != f.Expected:
-		return pending, "its namespace has unpushed changes"
+		return pending, func(*Facts) string { return "its namespace has unpushed changes" }
 	}
-	return gwv1.Sync_SYNC_IN_SYNC, fmt.Sprintf("it runs %s as saved", release(target.Number))
+	return gwv1.Sync_SYNC_IN_SYNC, func(f *Facts) string { return fmt.Sprintf("it runs %s as saved", release(f.Target.Number)) }
+}
+
+func behind(f *Facts) string {
+	return fmt.Sprintf("it runs %s, the target is %s", release(loadedOf(f).release), release(f.Target.Number))
+}
+
+func ahead(f *Facts) string {
+	l := loadedOf(f)
+	return fmt.Sprintf("ahead: it runs %s of epoch %d, newer than %s of epoch %d here; the next push brings it back",
+		release(l.release), l.epoch, release(f.Target.Number), f.Target.Epoch)
+}
+
+func drifted(f *Facts) string {
+	l := loadedOf(f)
+	return fmt.Sprintf("drifted: it runs %s with checksum %.4x instead of %s", release(l.release), l.checksum, f.Target.Checksum.Short())
 }
 
 // failedOn reports whether the edge could not apply this very target.
-func failedOn(e *gwv1.ApplyError, t Target) bool {
+func failedOn(e *gwv1.ApplyError, t *Target) bool {
 	return e != nil && e.Epoch == t.Epoch && e.Release == t.Number
 }
 
@@ -242,19 +332,21 @@ func Culprit(e *gwv1.ApplyError) string {
 }
 
 // health is the third axis: what the edge itself says, and whether its certificate is about to end.
-func health(f Facts) (gwv1.Health, string) {
+func health(f *Facts) (gwv1.Health, why) {
 	if f.Live == nil || f.Live.Heartbeat == nil {
-		return gwv1.Health_HEALTH_UNSPECIFIED, "it has not said how it is yet"
+		return gwv1.Health_HEALTH_UNSPECIFIED, func(*Facts) string { return "it has not said how it is yet" }
 	}
-	h, left := f.Live.Heartbeat, f.Live.Certificate.NotAfter.Sub(f.Now)
+	h, left := f.Live.Heartbeat, f.certificateLeft()
 	switch {
 	case f.Live.Certificate.NotAfter.IsZero() || left >= certificateShort:
-		return h.Health, said(h)
+		return h.Health, func(f *Facts) string { return said(f.Live.Heartbeat) }
 	case h.Health == gwv1.Health_HEALTH_OK:
-		return gwv1.Health_HEALTH_DEGRADED, shortCertificate(left)
+		return gwv1.Health_HEALTH_DEGRADED, func(f *Facts) string { return shortCertificate(f.certificateLeft()) }
 	}
-	return h.Health, said(h) + "; " + shortCertificate(left)
+	return h.Health, func(f *Facts) string { return said(f.Live.Heartbeat) + "; " + shortCertificate(f.certificateLeft()) }
 }
+
+func (f *Facts) certificateLeft() time.Duration { return f.Live.Certificate.NotAfter.Sub(f.Now) }
 
 // said is what an edge says of its health.
 func said(h *gwv1.HeartbeatRequest) string {

@@ -90,7 +90,7 @@ func TestConnection(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := facts()
 			c.change(&f)
-			e := Classify(f)
+			e := Describe(&f)
 			if e.Connection != c.want || !strings.Contains(e.ConnectionReason, c.reason) || e.ConnectionReason == "" {
 				t.Errorf("got %v (%q), want %v (%q)", e.Connection, e.ConnectionReason, c.want, c.reason)
 			}
@@ -149,7 +149,7 @@ func TestSync(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := facts()
 			c.change(&f)
-			e := Classify(f)
+			e := Describe(&f)
 			if e.Sync != c.want || !strings.Contains(e.SyncReason, c.reason) || e.SyncReason == "" {
 				t.Errorf("got %v (%q), want %v (%q)", e.Sync, e.SyncReason, c.want, c.reason)
 			}
@@ -161,7 +161,7 @@ func TestAHubThatFollowsHearsNobody(t *testing.T) {
 	f := facts()
 	f.Live, f.Following = nil, true
 	f.Record.LoadedEpoch, f.Record.LoadedRelease, f.Record.LoadedChecksum = 1, 7, newer2[:]
-	e := Classify(f)
+	e := Describe(&f)
 	if e.Connection != stale || e.Sync != unknown || !strings.Contains(e.ConnectionReason, "only the leader hears") || e.SyncReason != e.ConnectionReason {
 		t.Errorf("got %v %q, %v %q", e.Connection, e.ConnectionReason, e.Sync, e.SyncReason)
 	}
@@ -204,7 +204,7 @@ func TestTheFirstMatchWins(t *testing.T) {
 	} {
 		f := facts()
 		c.change(&f)
-		if e := Classify(f); !strings.HasPrefix(e.ConnectionReason, c.connection) || !strings.HasPrefix(e.SyncReason, c.sync) {
+		if e := Describe(&f); !strings.HasPrefix(e.ConnectionReason, c.connection) || !strings.HasPrefix(e.SyncReason, c.sync) {
 			t.Errorf("%s: got %q and %q", c.name, e.ConnectionReason, e.SyncReason)
 		}
 	}
@@ -227,7 +227,7 @@ func TestACertificateAboutToEndIsAHealthProblem(t *testing.T) {
 		f := facts()
 		f.Live.Certificate.NotAfter = now.Add(c.left)
 		f.Live.Heartbeat.Health, f.Live.Heartbeat.HealthReason = c.says, c.reason
-		if e := Classify(f); e.Health != c.want || !strings.HasPrefix(e.HealthReason, c.shown) {
+		if e := Describe(&f); e.Health != c.want || !strings.HasPrefix(e.HealthReason, c.shown) {
 			t.Errorf("%v left: got %v %q, want %v %q", c.left, e.Health, e.HealthReason, c.want, c.shown)
 		}
 	}
@@ -236,11 +236,25 @@ func TestACertificateAboutToEndIsAHealthProblem(t *testing.T) {
 func TestHealthIsWhatTheEdgeSays(t *testing.T) {
 	f := facts()
 	f.Live.Heartbeat.Health, f.Live.Heartbeat.HealthReason = gwv1.Health_HEALTH_DEGRADED, "offline grace running"
-	if e := Classify(f); e.Health != gwv1.Health_HEALTH_DEGRADED || e.HealthReason != "offline grace running" {
+	if e := Describe(&f); e.Health != gwv1.Health_HEALTH_DEGRADED || e.HealthReason != "offline grace running" {
 		t.Errorf("got %v %q", e.Health, e.HealthReason)
 	}
 	f.Live = nil
-	if e := Classify(f); e.Health != gwv1.Health_HEALTH_UNSPECIFIED || e.HealthReason == "" {
+	if e := Describe(&f); e.Health != gwv1.Health_HEALTH_UNSPECIFIED || e.HealthReason == "" {
 		t.Errorf("unheard: got %v %q", e.Health, e.HealthReason)
+	}
+}
+
+// A leader counts its whole fleet for every page of it.
+func TestClassifyAllocatesNothing(t *testing.T) {
+	heard, unheard := facts(), facts()
+	unheard.Live = nil
+	behind := facts()
+	behind.Target.Number++
+	behind.Target.Checksum = saved
+	for name, f := range map[string]Facts{"heard": heard, "not heard": unheard, "behind": behind} {
+		if n := testing.AllocsPerRun(100, func() { Classify(&f) }); n != 0 {
+			t.Errorf("%s: %v allocations, want none", name, n)
+		}
 	}
 }

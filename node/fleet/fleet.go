@@ -3,6 +3,7 @@ package fleet
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -48,11 +49,11 @@ type Fleet struct {
 // edge is one edge ID and the processes that carry it.
 type edge struct {
 	namespace string
-	sessions  map[string]*session // session ID → process; 1 to maxSessions
-	gone      chan struct{}       // closed by Forget
-	reported  registered          // what the last heartbeat gave for the registry
-	heard     []Heard             // the newest maxHeard, oldest first
-	doubled   bool                // a second live process was told of in heard
+	sessions  []*session    // processes, in the order in which they were first heard; 1 to maxSessions
+	gone      chan struct{} // closed by Forget
+	reported  registered    // what the last heartbeat gave for the registry
+	heard     []Heard       // the newest maxHeard, oldest first
+	doubled   bool          // a second live process was told of in heard
 }
 
 // session is one process as it was heard.
@@ -226,13 +227,17 @@ func (f *Fleet) Goodbye(edgeID, sessionID string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e := f.edges[edgeID]
-	if e == nil || e.sessions[sessionID] == nil {
+	if e == nil {
 		return
 	}
-	e.sessions[sessionID].goodbye = true
+	i := e.indexOf(sessionID)
+	if i < 0 {
+		return
+	}
+	e.sessions[i].goodbye = true
 	e.note(Heard{At: f.now(), Kind: gwv1.EdgeEventKind_EDGE_EVENT_KIND_GOODBYE, Session: sessionID})
 	if len(e.sessions) > 1 {
-		delete(e.sessions, sessionID)
+		e.sessions = slices.Delete(e.sessions, i, i+1)
 	}
 	f.bumpLocked()
 }
@@ -261,7 +266,7 @@ func (f *Fleet) edgeLocked(who identity.Edge) *edge {
 		e = nil
 	}
 	if e == nil {
-		e = &edge{namespace: who.Namespace, sessions: make(map[string]*session), gone: make(chan struct{})}
+		e = &edge{namespace: who.Namespace, gone: make(chan struct{})}
 		f.edges[who.ID] = e
 	}
 	return e
@@ -269,26 +274,24 @@ func (f *Fleet) edgeLocked(who identity.Edge) *edge {
 
 // session returns the process with this session ID, new if need be; the one heard longest ago makes room for it.
 func (e *edge) session(id string, now time.Time, interval time.Duration) *session {
-	if s := e.sessions[id]; s != nil {
-		return s
+	if i := e.indexOf(id); i >= 0 {
+		return e.sessions[i]
 	}
-	for old, s := range e.sessions {
-		if s.goodbye || now.Sub(s.lastSign()) >= lostAfter(s.interval) {
-			delete(e.sessions, old)
-		}
-	}
+	e.sessions = slices.DeleteFunc(e.sessions, func(s *session) bool {
+		return s.goodbye || now.Sub(s.lastSign()) >= lostAfter(s.interval)
+	})
 	if len(e.sessions) >= maxSessions {
-		var oldest *session
-		for _, s := range e.sessions {
-			if oldest == nil || s.lastSign().Before(oldest.lastSign()) {
-				oldest = s
-			}
-		}
-		delete(e.sessions, oldest.id)
+		oldest := slices.MinFunc(e.sessions, func(a, b *session) int { return a.lastSign().Compare(b.lastSign()) })
+		e.sessions = slices.DeleteFunc(e.sessions, func(s *session) bool { return s == oldest })
 	}
 	s := &session{id: id, firstHeard: now, streamSince: now, interval: interval}
-	e.sessions[id] = s
+	e.sessions = append(e.sessions, s)
 	return s
+}
+
+// indexOf returns where a process is among the sessions, or -1.
+func (e *edge) indexOf(id string) int {
+	return slices.IndexFunc(e.sessions, func(s *session) bool { return s.id == id })
 }
 
 // lastSign returns when the process last showed that it lives, by a heartbeat or else by being first heard.

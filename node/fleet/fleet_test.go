@@ -125,7 +125,7 @@ func TestAHubThatResignsForgetsEveryEdgeAndEndsNoStream(t *testing.T) {
 	// Leading again much later, it is in grace, and not misled by what it heard before.
 	c.advance(time.Hour)
 	f.SetLeaderSince(c.t)
-	if e := Classify(Facts{Record: &gwv1.EdgeRecord{Id: "e", Namespace: "default", FirstSeen: epoch0.UnixNano()}, Live: f.Live("e"),
+	if e := Describe(&Facts{Record: &gwv1.EdgeRecord{Id: "e", Namespace: "default", FirstSeen: epoch0.UnixNano()}, Live: f.Live("e"),
 		Now: c.t, LeaderSince: f.LeaderSince(), Interval: f.Interval()}); e.Connection != stale {
 		t.Fatalf("shown as %v: %s", e.Connection, e.ConnectionReason)
 	}

@@ -29,7 +29,7 @@ func TestE6_10TwoEdgesSharingAnIDAreBothVisible(t *testing.T) {
 		f.Beat(edgeID("e"), "10.0.0.2:6", beat("second", n+1), Certificate{})
 		f.Beat(edgeID("e"), "10.0.0.1:5", beat("first", n+2), Certificate{})
 	}
-	e := Classify(Facts{Live: f.Live("e"), Now: c.t, LeaderSince: f.LeaderSince(), Interval: f.Interval()})
+	e := Describe(&Facts{Live: f.Live("e"), Now: c.t, LeaderSince: f.LeaderSince(), Interval: f.Interval()})
 	if e.SessionId != "second" || e.RemoteAddress != "10.0.0.2:6" || e.ConflictingSessionId != "first" || e.ConflictingAddress != "10.0.0.1:5" {
 		t.Errorf("shown: %s at %s, beside %s at %s", e.SessionId, e.RemoteAddress, e.ConflictingSessionId, e.ConflictingAddress)
 	}
@@ -57,7 +57,7 @@ func TestE6_09ALeaderFlapDoesNotMarkEdgesLost(t *testing.T) {
 	f, c := newFleet()
 	record := &gwv1.EdgeRecord{Id: "e", Namespace: "default", FirstSeen: epoch0.Add(-time.Hour).UnixNano(), LoadedRelease: 7, LoadedEpoch: 1, LoadedChecksum: newer2[:]}
 	shown := func() *gwv1.Edge {
-		return Classify(Facts{Record: record, Live: f.Live("e"), Target: Target{Epoch: 1, Number: 7, Checksum: newer2}, Expected: newer2,
+		return Describe(&Facts{Record: record, Live: f.Live("e"), Target: Target{Epoch: 1, Number: 7, Checksum: newer2}, Expected: newer2,
 			Now: c.t, LeaderSince: f.LeaderSince(), Interval: f.Interval()})
 	}
 	for flap := range 5 {

@@ -29,6 +29,14 @@ type Live struct {
 	Rates *Rates
 }
 
+// lastSign is when the process was last heard.
+func (l *Live) lastSign() time.Time {
+	if l.HeardAt.IsZero() {
+		return l.FirstHeard
+	}
+	return l.HeardAt
+}
+
 // GetNamespace returns the namespace; "" of nil.
 func (l *Live) GetNamespace() string {
 	if l == nil {
@@ -53,7 +61,8 @@ func (f *Fleet) Live(edgeID string) *Live {
 	if e == nil {
 		return nil
 	}
-	return e.live(f.now())
+	l := e.live(f.now())
+	return &l
 }
 
 // All returns what was heard from every edge, by edge ID.
@@ -61,9 +70,10 @@ func (f *Fleet) All() map[string]*Live {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
-	all := make(map[string]*Live, len(f.edges))
+	all, room := make(map[string]*Live, len(f.edges)), make([]Live, 0, len(f.edges))
 	for id, e := range f.edges {
-		all[id] = e.live(now)
+		room = append(room, e.live(now))
+		all[id] = &room[len(room)-1]
 	}
 	return all
 }
@@ -110,37 +120,21 @@ func (f *Fleet) Vitals(edgeID string) *gwv1.Vitals {
 }
 
 // shown is the process first heard last, since a restart is far more common than a second process.
-func (e *edge) shown() *session {
-	var s *session
-	for _, other := range e.sessions {
-		if s == nil || newer(other, s) {
-			s = other
-		}
-	}
-	return s
-}
+func (e *edge) shown() *session { return e.sessions[len(e.sessions)-1] }
 
-func (e *edge) live(now time.Time) *Live {
+func (e *edge) live(now time.Time) Live {
 	s := e.shown()
-	l := &Live{
+	l := Live{
 		Namespace: e.namespace, SessionID: s.id, FirstHeard: s.firstHeard, Heartbeat: s.heartbeat, HeardAt: s.heardAt,
 		Interval: s.interval, Address: s.address, Certificate: s.certificate,
 		Streaming: s.streams > 0, StreamSince: s.streamSince, Goodbye: s.goodbye, Rates: s.doing.rates,
 	}
 	for _, other := range e.sessions {
-		if other != s && other.conflicts(s, now) && (l.ConflictingSessionID == "" || other.id < l.ConflictingSessionID) {
+		if other != s && other.conflicts(s, now) {
 			l.ConflictingSessionID, l.ConflictingAddress = other.id, other.address
 		}
 	}
 	return l
-}
-
-// newer orders sessions by when they were first heard; IDs break the tie so that every answer is the same.
-func newer(a, b *session) bool {
-	if !a.firstHeard.Equal(b.firstHeard) {
-		return a.firstHeard.After(b.firstHeard)
-	}
-	return a.id > b.id
 }
 
 // conflicts reports whether s, heard before the process first, lives beside it: a process that was killed and started
