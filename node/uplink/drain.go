@@ -120,7 +120,8 @@ func (d *drainer) round(ctx context.Context) error {
 		return err
 	}
 	for asked := false; ctx.Err() == nil; asked = true {
-		payloads, settle, err := d.spool.Batch(ctx, d.skip)
+		now := time.Now()
+		payloads, settle, err := d.spool.Batch(ctx, func(plugin uint32) bool { return d.waits(plugin, now) })
 		if err != nil {
 			return err
 		}
@@ -130,7 +131,7 @@ func (d *drainer) round(ctx context.Context) error {
 		}
 		// The hub may have orders about dead letters, which it can tell with an answer only.
 		if _, _, letters := d.spool.Totals(); len(payloads)+len(answers) == 0 && (letters == 0 || asked) {
-			d.forget()
+			d.forget(now)
 			return nil
 		}
 		answer, err := d.send(ctx, &gwv1.SendPluginControlBatchRequest{Payloads: payloads, Answers: answers})
@@ -157,9 +158,10 @@ func (d *drainer) round(ctx context.Context) error {
 	return nil
 }
 
-// forget ends the halts of plugins that have nothing to be tried again any more.
-func (d *drainer) forget() {
-	maps.DeleteFunc(d.halted, func(plugin uint32, h *halt) bool { return !d.skip(plugin) })
+// forget ends the halts of plugins that have nothing to be tried again any more: nothing was found when they were not
+// waiting, as of now.
+func (d *drainer) forget(now time.Time) {
+	maps.DeleteFunc(d.halted, func(plugin uint32, _ *halt) bool { return !d.waits(plugin, now) })
 }
 
 // compare tells the hub once per stream how far payloads are numbered.
@@ -207,10 +209,10 @@ func (d *drainer) send(ctx context.Context, r *gwv1.SendPluginControlBatchReques
 	return answer, nil
 }
 
-// skip reports whether a plugin's payloads wait for another try.
-func (d *drainer) skip(plugin uint32) bool {
+// waits reports whether a plugin's payloads wait for another try.
+func (d *drainer) waits(plugin uint32, now time.Time) bool {
 	h := d.halted[plugin]
-	return h != nil && time.Now().Before(h.until)
+	return h != nil && now.Before(h.until)
 }
 
 // judge halts the plugins of which nothing was settled, each for itself.

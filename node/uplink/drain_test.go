@@ -1,11 +1,13 @@
 package uplink
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"connectrpc.com/connect"
@@ -189,14 +191,47 @@ func TestOnePluginThatIsNotRunningHaltsOnlyItself(t *testing.T) {
 	}
 	h.do(func() { running = true })
 	settledAll(t, s)
+	for until := time.Now().Add(30 * time.Second); s.Queues()[0].Halted != ""; time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("still halted: %v", s.Queues())
+		}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if got := strings.Join(k.got[3:], " "); got != "7:0 7:1 7:2" {
 		t.Errorf("got %s", got)
 	}
-	if q := s.Queues(); q[0].Halted != "" {
-		t.Errorf("still halted: %v", q[0])
+}
+
+// slowSpool takes long to find that all it has waits.
+type slowSpool struct {
+	Spool
+	took time.Duration
+}
+
+func (s slowSpool) Batch(_ context.Context, skip func(uint32) bool) ([]*gwv1.PluginPayload, func([]*gwv1.PayloadOutcome) error, error) {
+	if !skip(7) {
+		return nil, nil, errors.New("plugin 7 waits no more")
 	}
+	time.Sleep(s.took)
+	return nil, nil, nil
+}
+
+func (slowSpool) Answers() ([]*gwv1.DeadLetterAnswer, error) { return nil, nil }
+
+func (slowSpool) Totals() (payloads, bytes, deadLetters int64) { return 1, 1, 0 }
+
+func TestAPluginWhoseTimeComesWhileTheSpoolIsLookedThroughIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		due := time.Now().Add(time.Second)
+		d := &drainer{Uplink: &Uplink{}, spool: slowSpool{took: 2 * time.Second}, halted: map[uint32]*halt{7: {failed: 1, until: due}}}
+		if err := d.round(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if next := d.next(); !next.Equal(due) {
+			t.Errorf("it is tried again at %v, want %v", next, due)
+		}
+	})
 }
 
 func TestPayloadsWhoseAnswerWasLostAreSettledOnce(t *testing.T) {
