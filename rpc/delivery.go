@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"gw/raftstore"
 	"gw/raftstore/state"
 	"gw/rpc/gwv1"
@@ -203,7 +205,7 @@ func (l *lane) pass(ctx context.Context, items []item) ([]item, error) {
 		case i.halted[string(p.StoreId)]:
 			i.retry("a payload before it is to be sent again first")
 		case p.Sequence <= g.settled(i.mark()):
-			i.decide(gwv1.PayloadResult_PAYLOAD_RESULT_REPEATED)
+			l.repeat(g, i)
 		case l.core.now().After(i.until) || ctx.Err() != nil:
 			i.retry("the hub is busy with what came before it")
 		default:
@@ -224,7 +226,7 @@ func (l *lane) pass(ctx context.Context, items []item) ([]item, error) {
 }
 
 func (l *lane) commit(ctx context.Context, g *stage) error {
-	if len(g.marks) == 0 {
+	if len(g.marks)+len(g.dead) == 0 {
 		return nil
 	}
 	ctx = WithPrincipal(ctx, Principal{User: "hub/" + l.core.store.NodeID()})
@@ -318,10 +320,46 @@ func (l *lane) bury(g *stage, i item, reason, message string) {
 		CorrelationId: p.CorrelationId, Metadata: someMetadata(p.Metadata), Size: uint32(len(p.Payload)), Reason: reason, Message: message,
 		SentAt: p.SentAt, State: state.DeadLetterHeld,
 	}
+	g.hold(d)
+	i.isDeadLetter(d)
+	delete(l.attempts, i.mark())
+}
+
+// repeat answers a payload that was settled before as it was answered then, since that answer may have been lost: of a dead
+// letter the edge has the only bytes, which it deletes if it hears anything else. One that was redelivered or dropped since
+// has no record any more, and is a repetition like any other.
+func (l *lane) repeat(g *stage, i item) {
+	d, ok := g.deadLetter(deadLetterID(i.payload()))
+	if !ok {
+		i.decide(gwv1.PayloadResult_PAYLOAD_RESULT_REPEATED)
+		return
+	}
+	if d.State == state.DeadLetterGone { // the edge was given an order about it before it had heard that it is a dead letter
+		d = proto.CloneOf(d)
+		d.State, d.EdgeId, d.Namespace = state.DeadLetterHeld, i.edge.ID, i.edge.Namespace
+		g.hold(d)
+	}
+	i.isDeadLetter(d)
+}
+
+func (i item) isDeadLetter(d *gwv1.DeadLetterRecord) {
+	i.outcomes[i.at] = &gwv1.PayloadOutcome{Result: gwv1.PayloadResult_PAYLOAD_RESULT_DEAD_LETTER, DeadLetterId: d.Id, Reason: d.Reason}
+}
+
+// hold stages the record of a dead letter.
+func (g *stage) hold(d *gwv1.DeadLetterRecord) {
 	g.dead = append(g.dead, d)
 	g.size += 4 << 10 // more than it can take
-	i.outcomes[i.at] = &gwv1.PayloadOutcome{Result: gwv1.PayloadResult_PAYLOAD_RESULT_DEAD_LETTER, DeadLetterId: d.Id, Reason: reason}
-	delete(l.attempts, i.mark())
+}
+
+// deadLetter returns a record as it will be.
+func (g *stage) deadLetter(id string) (*gwv1.DeadLetterRecord, bool) {
+	for _, d := range g.dead {
+		if d.Id == id {
+			return d, true
+		}
+	}
+	return g.state.DeadLetter(id)
 }
 
 // deadLetterID follows from what names the payload, so that it is the same whoever tells of it.

@@ -249,7 +249,67 @@ func TestAPayloadThatBreaksItsPluginThreeTimesIsADeadLetter(t *testing.T) {
 	if l := h.deadLetters(); len(l) != 1 || l[0].Reason != "crashed" || !strings.Contains(l[0].Message, "3 times") {
 		t.Errorf("dead letters %v", l)
 	}
-	wantText(t, "again", e.bring(t, batch...), "repeated repeated repeated")
+	wantText(t, "again", e.bring(t, batch...), "repeated dead_letter repeated")
+}
+
+// The edge that has not heard that a payload is a dead letter sends it again, and deletes it if it is told anything else.
+func TestADeadLetterWhoseAnswerWasLostIsStillOne(t *testing.T) {
+	h, r := withReceivers(t)
+	e := h.enroll("eu", "e1")
+	lost := payload(5, 1, "unwanted")
+	r.set(7, func(ctx context.Context, p Payload, kv PluginKV) (bool, error) { return false, nil })
+	wantText(t, "the answer that is lost", e.bring(t, lost), "dead_letter")
+	id := h.deadLetters()[0].Id
+	wantRepeated := func(what, result, state string, orders int) {
+		t.Helper()
+		before := h.store.State().Index()
+		a, err := e.SendPluginControlBatch(t.Context(), &gwv1.SendPluginControlBatchRequest{Payloads: []*gwv1.PluginPayload{lost}})
+		must(t, err)
+		o := a.Outcomes[0]
+		if got := strings.ToLower(strings.TrimPrefix(o.Result.String(), "PAYLOAD_RESULT_")); got != result || result == "dead_letter" && o.DeadLetterId != id {
+			t.Errorf("%s: got %v", what, o)
+		}
+		if len(a.Orders) != orders {
+			t.Errorf("%s: ordered %v", what, a.Orders)
+		}
+		shown := ""
+		for _, d := range h.deadLetters() {
+			shown += d.State
+		}
+		wantText(t, what, shown, state)
+		if n := h.store.State().Index() - before; n != 0 && what != "gone" {
+			t.Errorf("%s: it took %d commands", what, n)
+		}
+	}
+	wantRepeated("held", "dead_letter", state.DeadLetterHeld, 0)
+	order := &gwv1.RedeliverDeadLettersRequest{Ids: []string{id}}
+	_, err := h.hub.Plugins.RedeliverDeadLetters(h.as(RoleOperator), order)
+	must(t, err)
+	wantRepeated("redelivering", "dead_letter", state.DeadLetterRedelivering, 1)
+	// The order reached the edge with an answer that said nothing of the payload.
+	resolve := func(gone bool) {
+		t.Helper()
+		_, err := e.SendPluginControlBatch(t.Context(), &gwv1.SendPluginControlBatchRequest{Answers: []*gwv1.DeadLetterAnswer{{Id: id, Gone: gone}}})
+		must(t, err)
+	}
+	resolve(true)
+	wantRepeated("gone", "dead_letter", state.DeadLetterHeld, 0)
+	_, err = h.hub.Plugins.RedeliverDeadLetters(h.as(RoleOperator), order)
+	must(t, err)
+	resolve(false)
+	wantRepeated("redelivered", "repeated", "", 0)
+	if tallies := slices.Collect(h.store.State().PluginTallies()); len(tallies) != 1 || tallies[0].DeadLetters != 1 {
+		t.Errorf("counted %v", tallies)
+	}
+	// Dropped for good, it does not come back.
+	lost = payload(5, 2, "unwanted too")
+	wantText(t, "another", e.bring(t, lost), "dead_letter")
+	id = h.deadLetters()[0].Id
+	_, err = h.hub.Plugins.DropDeadLetters(h.as(RoleOperator), &gwv1.DropDeadLettersRequest{Ids: []string{id}})
+	must(t, err)
+	wantRepeated("dropping", "dead_letter", state.DeadLetterDropping, 1)
+	resolve(true)
+	wantRepeated("dropped", "repeated", "", 0)
 }
 
 func TestManyEdgesCountExactly(t *testing.T) {

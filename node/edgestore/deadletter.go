@@ -12,13 +12,22 @@ import (
 	"gw/rpc/gwv1"
 )
 
-// putAside makes a payload a dead letter. The ID follows from the payload, so one that is told again is the same.
-func putAside(tx *sql.Tx, p pending, id string, now time.Time) error {
+// putAside makes a payload a dead letter, and reports whether it was none before. The ID follows from the payload, so one
+// that is told again is the same.
+func putAside(tx *sql.Tx, p pending, id string, now time.Time) (added bool, err error) {
 	if id == "" {
-		return errors.New("a dead letter without an ID")
+		return false, errors.New("a dead letter without an ID")
 	}
-	_, err := tx.Exec("INSERT INTO dead_letters (id, plugin, at, size, record) VALUES (?, ?, ?, ?, ?)", id, p.PluginId, now.UnixNano(), p.size, p.record)
-	return err
+	r, err := tx.Exec("INSERT INTO dead_letters (id, plugin, at, size, record) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING", id, p.PluginId, now.UnixNano(), p.size, p.record)
+	if err != nil {
+		return false, err
+	}
+	// An order that came before it was answered as one about a letter that is not here.
+	if _, err := tx.Exec("DELETE FROM answers WHERE id = ? AND gone", id); err != nil {
+		return false, err
+	}
+	n, err := r.RowsAffected()
+	return n > 0, err
 }
 
 // dropped is a dead letter that had to go.

@@ -423,7 +423,8 @@ func (s *Spool) settle(batch []pending, outcomes []*gwv1.PayloadOutcome) error {
 	}
 	now, file := s.now(), s.fileNow()
 	var room []dropped
-	err := s.write(func(tx *sql.Tx) error {
+	added := make([]bool, len(batch)) // to the dead letters
+	err := s.write(func(tx *sql.Tx) (err error) {
 		room = nil
 		settled := map[uint32]int{}
 		for i, p := range batch {
@@ -431,7 +432,7 @@ func (s *Spool) settle(batch []pending, outcomes []*gwv1.PayloadOutcome) error {
 			case gwv1.PayloadResult_PAYLOAD_RESULT_HANDLED, gwv1.PayloadResult_PAYLOAD_RESULT_REPEATED:
 				settled[p.PluginId]++
 			case gwv1.PayloadResult_PAYLOAD_RESULT_DEAD_LETTER:
-				if err := putAside(tx, p, outcomes[i].DeadLetterId, now); err != nil {
+				if added[i], err = putAside(tx, p, outcomes[i].DeadLetterId, now); err != nil {
 					return err
 				}
 			default:
@@ -446,7 +447,6 @@ func (s *Spool) settle(batch []pending, outcomes []*gwv1.PayloadOutcome) error {
 				return err
 			}
 		}
-		var err error
 		room, err = makeRoom(tx, now)
 		return err
 	})
@@ -465,7 +465,11 @@ func (s *Spool) settle(batch []pending, outcomes []*gwv1.PayloadOutcome) error {
 			t.settled++
 			s.stored--
 		case gwv1.PayloadResult_PAYLOAD_RESULT_DEAD_LETTER:
-			t.deadLetters, t.deadBytes = t.deadLetters+1, t.deadBytes+p.size
+			if added[i] {
+				t.deadLetters, t.deadBytes = t.deadLetters+1, t.deadBytes+p.size
+			} else {
+				s.stored--
+			}
 		default:
 			continue
 		}

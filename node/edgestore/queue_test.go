@@ -429,6 +429,43 @@ func TestDeadLettersStayUntilTheHubSaysSo(t *testing.T) {
 	}
 }
 
+// An answer that was lost is told again: what it says was done in part already, and the order came first.
+func TestADeadLetterThatIsToldAgainIsKeptOnce(t *testing.T) {
+	dir := t.TempDir()
+	s := mustSpool(t, dir)
+	mustSend(t, s, 7, "a")
+	mustSend(t, s, 7, "b")
+	batch := mustNext(t, s)
+	outcomes := all(batch, dead)
+	for _, id := range []string{outcomes[0].DeadLetterId, "unheard-of"} {
+		if err := s.Order([]*gwv1.DeadLetterOrder{{Id: id, Action: gwv1.DeadLetterAction_DEAD_LETTER_ACTION_REDELIVER}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustSettle(t, s, batch[:1], dead)
+	answers, err := s.Answers()
+	if err != nil || len(answers) != 1 || answers[0].Id != "unheard-of" {
+		t.Errorf("the hub is told %v, %v", answers, err)
+	}
+	outcomes[1].DeadLetterId = outcomes[0].DeadLetterId
+	if err := s.settle(batch[1:], outcomes[1:]); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string) {
+		t.Helper()
+		if q := queueOf(t, s, 7); q.Pending != 0 || q.DeadLetters != 1 || q.DeadLetterBytes != uint64(batch[0].size) {
+			t.Errorf("%s: queue %v", what, q)
+		}
+		if s.stored != 1 {
+			t.Errorf("%s: %d are counted as on the disk, want 1", what, s.stored)
+		}
+	}
+	check("told again")
+	s.Close()
+	s = mustSpool(t, dir)
+	check("after a restart")
+}
+
 func TestDeadLettersMakeRoomForNewerOnes(t *testing.T) {
 	s := mustSpool(t, t.TempDir(), unsynced)
 	for i := range 70 {

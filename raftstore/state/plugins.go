@@ -124,9 +124,10 @@ func (s *State) DeadLetterOrders(edge string) iter.Seq[*gwv1.DeadLetterRecord] {
 }
 
 // settlePayloads moves watermarks and commits what the receivers wrote. Because it compares what they were decided by,
-// the outcome of a payload takes effect once, however often it is proposed.
+// the outcome of a payload takes effect once, however often it is proposed. A dead letter whose edge turns out to have the
+// bytes after all comes without a watermark.
 func (x *change) settlePayloads(m *gwv1.SettlePayloads) *gwv1.Refusal {
-	if len(m.GetMarks()) == 0 {
+	if len(m.GetMarks())+len(m.GetDeadLetters()) == 0 {
 		return invalid("no watermark")
 	}
 	moved := func(what string) *gwv1.Refusal {
