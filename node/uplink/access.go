@@ -14,14 +14,13 @@ func (u *Uplink) applyAccess(changes *gwv1.AccessChanges) {
 	if u.c.Tokens != nil {
 		u.c.Tokens.apply(changes)
 	}
-	stale := changes.Reset_ && u.secrets.len() > 0
+	stale := changes.Reset_ && u.secrets.doubt()
 	for _, c := range changes.Changes {
-		if name, ok := c.Change.(*gwv1.AccessChange_ChangedSecret); ok && u.secrets.has(name.ChangedSecret) {
+		if name, ok := c.Change.(*gwv1.AccessChange_ChangedSecret); ok && u.secrets.changed(name.ChangedSecret) {
 			stale = true
 		}
 	}
 	if stale {
-		u.secrets.markStale()
 		wake(u.fetchNow)
 	}
 	u.mu.Lock()
@@ -44,8 +43,7 @@ func (u *Uplink) resetAccess(tick *gwv1.Tick) {
 	if u.c.Tokens != nil {
 		u.c.Tokens.apply(&gwv1.AccessChanges{Reset_: true, AccessVersion: tick.AccessVersion})
 	}
-	if u.secrets.len() > 0 {
-		u.secrets.markStale()
+	if u.secrets.doubt() {
 		wake(u.fetchNow)
 	}
 	u.mu.Lock()

@@ -15,9 +15,10 @@ import (
 type secretBox struct {
 	values atomic.Pointer[map[string]string] // name → value; immutable
 
-	mu    sync.Mutex
-	held  map[string]*gwv1.SecretValue // name → secret; what values was made from
-	stale bool                         // a value changed, or may have
+	mu     sync.Mutex
+	held   map[string]*gwv1.SecretValue // name → secret; what values was made from
+	stale  bool                         // a value changed, or may have
+	asking bool                         // a hub was asked and has not answered
 }
 
 func (b *secretBox) get(name string) (string, bool) {
@@ -31,17 +32,42 @@ func (b *secretBox) get(name string) (string, bool) {
 
 func (b *secretBox) has(name string) bool { _, ok := b.get(name); return ok }
 
-func (b *secretBox) len() int {
-	if m := b.values.Load(); m != nil {
-		return len(*m)
-	}
-	return 0
-}
-
-func (b *secretBox) markStale() {
+// changed notes that a secret has another value, and reports whether it has to be fetched: it is held, or it may be in the
+// answer that is on its way and was read before.
+func (b *secretBox) changed(name string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	_, held := b.held[name]
+	if !held && !b.asking {
+		return false
+	}
 	b.stale = true
+	return true
+}
+
+// doubt is changed for all that are held or on their way.
+func (b *secretBox) doubt() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.held) == 0 && !b.asking {
+		return false
+	}
+	b.stale = true
+	return true
+}
+
+// ask begins a read: a change that is told from now on may not be in its answer.
+func (b *secretBox) ask() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stale, b.asking = false, true
+}
+
+// unanswered ends a read that brought nothing.
+func (b *secretBox) unanswered() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stale, b.asking = true, false
 }
 
 func (b *secretBox) isStale() bool {
@@ -61,8 +87,8 @@ func (b *secretBox) replace(secrets []*gwv1.SecretValue) {
 	b.publishLocked()
 }
 
-// update takes over the secrets of a release, and drops those that neither it nor the serving table names. It returns
-// all there are now.
+// update ends a read with its answer: it takes over the secrets of a release, and drops those that neither it nor the
+// serving table names. It returns all there are now.
 func (b *secretBox) update(secrets []*gwv1.SecretValue, serving []string) []*gwv1.SecretValue {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -75,7 +101,7 @@ func (b *secretBox) update(secrets []*gwv1.SecretValue, serving []string) []*gwv
 	for _, s := range secrets {
 		next[s.Name] = s
 	}
-	b.held = next
+	b.held, b.asking = next, false
 	b.publishLocked()
 	return slices.Collect(maps.Values(next))
 }
@@ -94,15 +120,12 @@ func (u *Uplink) fetchSecrets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Cleared before asking: a change that arrives meanwhile marks them stale again.
-	u.secrets.mu.Lock()
-	u.secrets.stale = false
-	u.secrets.mu.Unlock()
+	u.secrets.ask()
 	ctx, cancel := context.WithTimeout(ctx, u.pace.call)
 	defer cancel()
 	answer, err := client.FetchSecrets(ctx, &gwv1.FetchSecretsRequest{})
 	if err != nil {
-		u.secrets.markStale()
+		u.secrets.unanswered()
 		return fmt.Errorf("fetch secrets: %w", err)
 	}
 	all := u.secrets.update(answer.Secrets, u.c.Loaded().Secrets)

@@ -1,18 +1,85 @@
 package uplink
 
 import (
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"path"
 	"testing"
-	"time"
 
 	"gw/rpc/gwv1"
 	"gw/rpc/resource"
 )
 
+// rotate gives the one secret of the hub another value, and returns the access version of that.
+func (h *fakeHub) rotate(name, value string) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.access++
+	h.secrets = []*gwv1.SecretValue{{Name: name, Version: h.access, Value: []byte(value)}}
+	h.changes = append(h.changes, &gwv1.AccessChange{Version: h.access, Change: &gwv1.AccessChange_ChangedSecret{ChangedSecret: name}})
+	h.changedLocked()
+	return h.access
+}
+
+// serveSecrets has FetchSecrets served by a handler, which may call the one there was before.
+func (h *fakeHub) serveSecrets(by func(before http.Handler) http.HandlerFunc) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before := h.handler
+	secrets := by(before)
+	h.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if path.Base(r.URL.Path) == "FetchSecrets" {
+			secrets(w, r)
+			return
+		}
+		before.ServeHTTP(w, r)
+	})
+}
+
+func (e *testEdge) awaitSecret(name, value string) {
+	e.t.Helper()
+	await(e.t, "secret "+name+" is "+value, func() bool {
+		v, _ := e.uplink.Secret(name)
+		return v == value
+	})
+}
+
+func TestRotationOvertakesTheFirstReadOfASecret(t *testing.T) {
+	h := newFakeHub(t)
+	e := newTestEdge(t, h)
+	e.needs = []string{"key"}
+	h.rotate("key", "one")
+	read, told := make(chan struct{}, 100), make(chan struct{})
+	h.serveSecrets(func(before http.Handler) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			answer := httptest.NewRecorder()
+			before.ServeHTTP(answer, r)
+			read <- struct{}{}
+			select {
+			case <-told:
+			case <-r.Context().Done():
+			}
+			maps.Copy(w.Header(), answer.Header())
+			w.WriteHeader(answer.Code)
+			w.Write(answer.Body.Bytes())
+		}
+	})
+	h.push(map[string]string{"a": "1"})
+	e.start()
+	receive(t, "the first read", read, anyOf[struct{}])
+	version := h.rotate("key", "two")
+	await(t, "the change is told", func() bool { return e.uplink.Status().AccessVersion == version })
+	close(told)
+	e.awaitRelease(1)
+	e.awaitSecret("key", "two")
+}
+
 func TestRotatedSecretServesThoughTheReleaseCanNotBeFetched(t *testing.T) {
 	h := newFakeHub(t)
 	e := newTestEdge(t, h)
 	e.needs = []string{"key"}
-	h.do(func() { h.secrets = []*gwv1.SecretValue{{Name: "key", Version: 1, Value: []byte("one")}} })
+	h.rotate("key", "one")
 	h.push(map[string]string{"a": "1"})
 	e.start()
 	e.awaitRelease(1)
@@ -26,18 +93,8 @@ func TestRotatedSecretServesThoughTheReleaseCanNotBeFetched(t *testing.T) {
 	})
 	h.push(map[string]string{"a": "2"})
 	receive(t, "a heartbeat with the fault", h.beats, func(b *gwv1.HeartbeatRequest) bool { return b.ApplyError != nil })
-	h.do(func() {
-		h.access++
-		h.secrets = []*gwv1.SecretValue{{Name: "key", Version: 2, Value: []byte("two")}}
-		h.changes = append(h.changes, &gwv1.AccessChange{Version: h.access, Change: &gwv1.AccessChange_ChangedSecret{ChangedSecret: "key"}})
-	})
-	deadline := time.Now().Add(patience)
-	for v := ""; v != "two"; v, _ = e.uplink.Secret("key") {
-		if time.Now().After(deadline) {
-			t.Fatal("the new value didn't come")
-		}
-		h.awaitTicks(1)
-	}
+	h.rotate("key", "two")
+	e.awaitSecret("key", "two")
 	if got := e.uplink.c.Loaded().Number; got != 1 {
 		t.Errorf("release %d serves, want 1: the fault was gone before the secret came", got)
 	}
