@@ -7,6 +7,8 @@ import (
 	"path"
 	"testing"
 
+	"connectrpc.com/connect"
+
 	"gw/rpc/gwv1"
 	"gw/rpc/resource"
 )
@@ -43,6 +45,54 @@ func (e *testEdge) awaitSecret(name, value string) {
 		v, _ := e.uplink.Secret(name)
 		return v == value
 	})
+}
+
+func TestSecretRotatedBeforeARestartIsFetchedAfterIt(t *testing.T) {
+	h := newFakeHub(t)
+	e := newTestEdge(t, h)
+	e.needs = []string{"key"}
+	h.rotate("key", "one")
+	h.push(map[string]string{"a": "1"})
+	stop := e.start()
+	e.awaitRelease(1)
+	e.awaitSecret("key", "one")
+
+	whole := h.handler
+	h.serveSecrets(func(http.Handler) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			connect.NewErrorWriter().Write(w, r, refusal(connect.CodeUnavailable, "", "not now"))
+		}
+	})
+	version := h.rotate("key", "two")
+	await(t, "the version is on disk", func() bool {
+		a, err := e.store.Access(t.Context())
+		return err == nil && a.AccessVersion == version
+	})
+	stop()
+	h.do(func() { h.handler, h.secretReads = whole, 0 })
+
+	e.start()
+	e.awaitSecret("key", "two")
+	h.awaitTicks(10)
+	if n := h.count(&h.secretReads); n != 1 {
+		t.Errorf("the secrets were read %d times after the restart, want once", n)
+	}
+}
+
+func TestEdgeWithoutSecretsAsksForNoneAtItsStart(t *testing.T) {
+	h := newFakeHub(t)
+	h.push(map[string]string{"a": "1"})
+	e := newTestEdge(t, h)
+	stop := e.start()
+	e.awaitRelease(1)
+	stop()
+	e.start()
+	receive(t, "a heartbeat", h.beats, func(b *gwv1.HeartbeatRequest) bool { return b.SessionId == e.uplink.session })
+	h.rotate("key", "one") // which nothing here needs
+	h.awaitTicks(10)
+	if n := h.count(&h.secretReads); n != 0 {
+		t.Errorf("the secrets were read %d times", n)
+	}
 }
 
 func TestRotationOvertakesTheFirstReadOfASecret(t *testing.T) {

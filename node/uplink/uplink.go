@@ -274,6 +274,8 @@ func (u *Uplink) load() error {
 		u.log.Warn("some stored secrets can't be used until a hub is reached", "error", err)
 	}
 	u.secrets.replace(secrets)
+	// The access version may be of after a change whose secret was never fetched, and hubs tell only what is newer.
+	u.secrets.doubt()
 	return nil
 }
 
