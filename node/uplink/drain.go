@@ -37,6 +37,9 @@ type Spool interface {
 // expireEvery is how often the spool is looked through for what is too old.
 const expireEvery = time.Minute
 
+// askEvery is how often a hub is asked for orders about dead letters if nothing else is brought to it and no heartbeat goes.
+const askEvery = time.Minute
+
 // drainer brings payloads to the hub. It is used by one goroutine.
 type drainer struct {
 	*Uplink
@@ -47,6 +50,8 @@ type drainer struct {
 	again    time.Time        // not before, after a call that failed; zero: at once
 	expired  time.Time        // when the spool was last looked through
 	compared uint64           // the stream on which marks were compared
+	ask      bool             // a hub was heard since the last answer, and may have orders
+	asked    time.Time        // when the last answer came, which brings orders
 }
 
 // halt is a plugin whose payloads the hub doesn't settle.
@@ -70,6 +75,7 @@ func (u *Uplink) drain(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		case <-u.drainNow:
+			d.ask = true
 		case <-d.spool.Full():
 		}
 		t.Stop()
@@ -119,7 +125,7 @@ func (d *drainer) round(ctx context.Context) error {
 	if err := d.compare(ctx); err != nil {
 		return err
 	}
-	for asked := false; ctx.Err() == nil; asked = true {
+	for ctx.Err() == nil {
 		now := time.Now()
 		payloads, settle, err := d.spool.Batch(ctx, func(plugin uint32) bool { return d.waits(plugin, now) })
 		if err != nil {
@@ -129,8 +135,8 @@ func (d *drainer) round(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// The hub may have orders about dead letters, which it can tell with an answer only.
-		if _, _, letters := d.spool.Totals(); len(payloads)+len(answers) == 0 && (letters == 0 || asked) {
+		if len(payloads)+len(answers) == 0 && !d.asks(now) {
+			d.ask = false
 			d.forget(now)
 			return nil
 		}
@@ -152,10 +158,17 @@ func (d *drainer) round(ctx context.Context) error {
 				return err
 			}
 		}
-		d.failed = 0
+		d.failed, d.ask, d.asked = 0, false, now
 		d.judge(payloads, answer.Outcomes)
 	}
 	return nil
+}
+
+// asks reports whether the hub is asked for orders about dead letters, which it can tell with an answer only, though there is
+// nothing to bring. Not whenever the spool is looked through: while a halted plugin has much in it, each Send wakes drain.
+func (d *drainer) asks(now time.Time) bool {
+	_, _, letters := d.spool.Totals()
+	return letters > 0 && (d.ask || now.Sub(d.asked) >= askEvery)
 }
 
 // forget ends the halts of plugins that have nothing to be tried again any more: nothing was found when they were not

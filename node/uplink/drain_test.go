@@ -289,6 +289,68 @@ func TestOrdersAboutDeadLettersAreDoneAndAnswered(t *testing.T) {
 	}
 }
 
+// A plugin that is halted with much in the spool wakes drain with each Send. That is no reason to call the hub.
+func TestOrdersAreNotAskedForWithEverySend(t *testing.T) {
+	h := newFakeHub(t)
+	k := newTaker(h)
+	k.judge = func(p *gwv1.PluginPayload) gwv1.PayloadResult {
+		if p.PluginId == 7 {
+			return again
+		}
+		return dead
+	}
+	e := newTestEdge(t, h)
+	s, err := edgestore.OpenSpool(edgestore.SpoolConfig{Dir: t.TempDir(), Unsynced: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	e.start() // without the spool: the test is its drainer
+	await(t, "the edge follows", func() bool {
+		e.uplink.mu.Lock()
+		defer e.uplink.mu.Unlock()
+		return e.uplink.streams > 0
+	})
+	d := &drainer{Uplink: e.uplink, spool: s, halted: map[uint32]*halt{}}
+	round := func(what string, calls int) {
+		t.Helper()
+		h.mu.Lock()
+		before := k.calls
+		h.mu.Unlock()
+		if err := d.round(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if n := k.calls - before; n != calls {
+			t.Errorf("%s: %d calls, want %d", what, n, calls)
+		}
+	}
+	send(t, s, 8, "nobody's")
+	for range edgestore.DrainFrom {
+		send(t, s, 7, "halted")
+	}
+	round("marks and a batch", 2)
+	if _, _, letters := s.Totals(); letters != 1 || d.halted[7] == nil {
+		t.Fatalf("%d dead letters, halted %v", letters, d.halted)
+	}
+	d.halted[7].until = time.Now().Add(time.Hour)
+	for range 20 {
+		send(t, s, 7, "more")
+		select {
+		case <-s.Full():
+		default:
+			t.Fatal("Send did not wake")
+		}
+		round("after a Send", 0)
+	}
+	d.ask = true
+	round("after a heartbeat", 1)
+	round("and once only", 0)
+	d.asked = d.asked.Add(-askEvery)
+	round("without heartbeats", 1)
+}
+
 func TestACloneThatRanAheadLosesNothing(t *testing.T) {
 	h := newFakeHub(t)
 	k := newTaker(h)
