@@ -155,6 +155,33 @@ func TestReleaseForcedPastTheHubLeavesTheOldTableServing(t *testing.T) {
 	}
 }
 
+func TestSecretOfTheOldTableIsRotatedThoughTheTargetDoesNotNameIt(t *testing.T) {
+	w := startTogether(t)
+	put := func(value string) {
+		if _, err := w.hub.services.Access.PutSecret(w.ctx, &gwv1.PutSecretRequest{Name: "key", Value: value}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("one")
+	w.apply(t, strings.Replace(keyless, "auth: keyless", "auth: keyless, credential: {secret: key}", 1))
+	if _, err := w.hub.services.Releases.Push(w.ctx, &gwv1.PushRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitEdge(t, "in sync with the first release", inSync)
+	w.apply(t, keyless)
+	w.force(t, &gwv1.APISpec{Paths: []string{"/bad"}, Auth: gwv1.Auth_AUTH_KEYLESS, Upstreams: []*gwv1.Upstream{{Url: "ftp://nowhere", Weight: proto.Uint32(1)}}})
+	w.awaitEdge(t, "the edge's error", func(e *gwv1.Edge) bool { return e.ApplyError != nil })
+	put("two")
+	deadline := time.After(20 * time.Second)
+	for v := ""; v != "two"; v, _ = w.edge.uplink.Secret("key") {
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-deadline:
+			t.Fatal("the edge serves with the value from before")
+		}
+	}
+}
+
 // force releases a resource without asking anyone whether it loads.
 func (w *together) force(t *testing.T, spec *gwv1.APISpec) {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -326,19 +327,15 @@ func (s *EdgeServer) ValidateToken(ctx context.Context, r *gwv1.ValidateTokenReq
 // serves reports whether edges of a namespace have to do with what is in another one.
 func serves(edges, namespace string) bool { return namespace == edges || namespace == resource.Global }
 
-// FetchSecrets returns the secrets that the target release of the edge's namespace names: for each name that of the
-// namespace, or else that of global.
-func (s *EdgeServer) FetchSecrets(ctx context.Context, _ *gwv1.FetchSecretsRequest) (*gwv1.FetchSecretsResponse, error) {
+// FetchSecrets returns the secrets that the target release of the edge's namespace names, and those of the release that
+// the edge still serves, which may name others: for each name that of the namespace, or else that of global.
+func (s *EdgeServer) FetchSecrets(ctx context.Context, r *gwv1.FetchSecretsRequest) (*gwv1.FetchSecretsResponse, error) {
 	who, st, err := s.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
 	answer := &gwv1.FetchSecretsResponse{AccessVersion: st.Cluster().AccessVersion}
-	target, ok := st.Target(who.Namespace)
-	if !ok {
-		return answer, nil
-	}
-	for _, name := range target.Secrets() {
+	for _, name := range secretNames(st, who.Namespace, r) {
 		record, ok := findSecret(st, who.Namespace, name)
 		if !ok {
 			continue // the push saw it; nothing deletes a secret that a release names
@@ -350,4 +347,19 @@ func (s *EdgeServer) FetchSecrets(ctx context.Context, _ *gwv1.FetchSecretsReque
 		answer.Secrets = append(answer.Secrets, &gwv1.SecretValue{Name: name, Version: record.Version, Value: value})
 	}
 	return answer, nil
+}
+
+// secretNames are the names of the secrets that an edge of a namespace needs, sorted. Of what the edge serves only the
+// number is its word: the names are those of the release that was kept under it.
+func secretNames(st *state.State, namespace string, r *gwv1.FetchSecretsRequest) []string {
+	var names []string
+	if target, ok := st.Target(namespace); ok {
+		names = target.Secrets()
+	}
+	if loaded, ok := st.Release(namespace, r.LoadedRelease); ok && loaded.Epoch == r.LoadedEpoch {
+		names = slices.Concat(names, loaded.Secrets())
+		slices.Sort(names)
+		names = slices.Compact(names)
+	}
+	return names
 }

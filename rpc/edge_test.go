@@ -475,6 +475,44 @@ func TestFetchSecretsGivesThoseTheReleaseNames(t *testing.T) {
 	}
 }
 
+func TestFetchSecretsCoversTheReleaseThatAnEdgeStillServes(t *testing.T) {
+	h := newHarness(t)
+	eu := h.enroll("eu", "eu1")
+	for _, x := range []struct{ namespace, name string }{{"eu", "old"}, {"eu", "new"}, {"eu", "never"}, {"us", "theirs"}} {
+		_, err := h.hub.Access.PutSecret(h.as(RoleAdmin), &gwv1.PutSecretRequest{Namespace: x.namespace, Name: x.name, Value: "v"})
+		must(t, err)
+	}
+	h.apply(llm("eu", "l", "old"))
+	h.push("eu")
+	first := h.target("eu")
+	h.apply(llm("us", "l", "theirs"))
+	h.push("us")
+	theirs := h.target("us")
+	h.apply(llm("eu", "l", "new"))
+	h.push("eu")
+	for name, x := range map[string]struct {
+		epoch, release uint64
+		want           string
+	}{
+		"the one before":                {first.Epoch, first.Number, "new old"},
+		"the target":                    {first.Epoch, h.target("eu").Number, "new"},
+		"nothing":                       {0, 0, "new"},
+		"one of another epoch":          {first.Epoch + 1, first.Number, "new"},
+		"one of another namespace":      {theirs.Epoch, theirs.Number, "new"},
+		"one that there has never been": {first.Epoch, 1 << 40, "new"},
+	} {
+		a, err := eu.FetchSecrets(t.Context(), &gwv1.FetchSecretsRequest{LoadedEpoch: x.epoch, LoadedRelease: x.release})
+		must(t, err)
+		var got []string
+		for _, s := range a.Secrets {
+			got = append(got, s.Name)
+		}
+		if strings.Join(got, " ") != x.want {
+			t.Errorf("an edge that serves %s: got %v, want %s", name, got, x.want)
+		}
+	}
+}
+
 func TestTwoProcessesWithOneIDAreShownAsAConflict(t *testing.T) {
 	h := newHarness(t)
 	one := h.enroll("default", "e1")

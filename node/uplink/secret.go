@@ -114,7 +114,7 @@ func (b *secretBox) publishLocked() {
 	b.values.Store(&values)
 }
 
-// fetchSecrets replaces the secrets by those of the target release.
+// fetchSecrets replaces the secrets by those of the target release and of the one that serves.
 func (u *Uplink) fetchSecrets(ctx context.Context) error {
 	client, err := u.client()
 	if err != nil {
@@ -123,12 +123,13 @@ func (u *Uplink) fetchSecrets(ctx context.Context) error {
 	u.secrets.ask()
 	ctx, cancel := context.WithTimeout(ctx, u.pace.call)
 	defer cancel()
-	answer, err := client.FetchSecrets(ctx, &gwv1.FetchSecretsRequest{})
+	loaded := u.c.Loaded()
+	answer, err := client.FetchSecrets(ctx, &gwv1.FetchSecretsRequest{LoadedEpoch: loaded.Epoch, LoadedRelease: loaded.Number})
 	if err != nil {
 		u.secrets.unanswered()
 		return fmt.Errorf("fetch secrets: %w", err)
 	}
-	all := u.secrets.update(answer.Secrets, u.c.Loaded().Secrets)
+	all := u.secrets.update(answer.Secrets, loaded.Secrets)
 	if err := u.c.Store.SaveSecrets(ctx, all); err != nil {
 		u.log.Error("secrets could not be saved; a restart without a hub won't have them", "error", err)
 	}

@@ -1748,7 +1748,10 @@ func (*ReleaseEnd) Descriptor() ([]byte, []int) {
 }
 
 type FetchSecretsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the serving table was compiled from; 0: nothing but the target matters.
+	LoadedEpoch   uint64 `protobuf:"varint,1,opt,name=loaded_epoch,json=loadedEpoch,proto3" json:"loaded_epoch,omitempty"`
+	LoadedRelease uint64 `protobuf:"varint,2,opt,name=loaded_release,json=loadedRelease,proto3" json:"loaded_release,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1781,6 +1784,20 @@ func (x *FetchSecretsRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use FetchSecretsRequest.ProtoReflect.Descriptor instead.
 func (*FetchSecretsRequest) Descriptor() ([]byte, []int) {
 	return file_gw_v1_edge_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FetchSecretsRequest) GetLoadedEpoch() uint64 {
+	if x != nil {
+		return x.LoadedEpoch
+	}
+	return 0
+}
+
+func (x *FetchSecretsRequest) GetLoadedRelease() uint64 {
+	if x != nil {
+		return x.LoadedRelease
+	}
+	return 0
 }
 
 type FetchSecretsResponse struct {
@@ -2701,8 +2718,10 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
 	"\x04spec\x18\x04 \x01(\fR\x04spec\"\f\n" +
 	"\n" +
-	"ReleaseEnd\"\x15\n" +
-	"\x13FetchSecretsRequest\"k\n" +
+	"ReleaseEnd\"_\n" +
+	"\x13FetchSecretsRequest\x12!\n" +
+	"\floaded_epoch\x18\x01 \x01(\x04R\vloadedEpoch\x12%\n" +
+	"\x0eloaded_release\x18\x02 \x01(\x04R\rloadedRelease\"k\n" +
 	"\x14FetchSecretsResponse\x12,\n" +
 	"\asecrets\x18\x01 \x03(\v2\x12.gw.v1.SecretValueR\asecrets\x12%\n" +
 	"\x0eaccess_version\x18\x02 \x01(\x04R\raccessVersion\"V\n" +

@@ -71,7 +71,7 @@ type EdgeServiceClient interface {
 	// FetchRelease sends the target release of the edge's namespace: a header, the manifest's difference to what the
 	// edge holds, the blobs it lacks, an end.
 	FetchRelease(context.Context, *gwv1.FetchReleaseRequest) (*connect.ServerStreamForClient[gwv1.FetchReleaseResponse], error)
-	// FetchSecrets returns the secrets that the namespace's target release names.
+	// FetchSecrets returns the secrets that the namespace's target release names, and those of the one that the edge serves.
 	FetchSecrets(context.Context, *gwv1.FetchSecretsRequest) (*gwv1.FetchSecretsResponse, error)
 	// ValidateToken answers for a token the edge has not seen.
 	ValidateToken(context.Context, *gwv1.ValidateTokenRequest) (*gwv1.ValidateTokenResponse, error)
@@ -249,7 +249,7 @@ type EdgeServiceHandler interface {
 	// FetchRelease sends the target release of the edge's namespace: a header, the manifest's difference to what the
 	// edge holds, the blobs it lacks, an end.
 	FetchRelease(context.Context, *gwv1.FetchReleaseRequest, *connect.ServerStream[gwv1.FetchReleaseResponse]) error
-	// FetchSecrets returns the secrets that the namespace's target release names.
+	// FetchSecrets returns the secrets that the namespace's target release names, and those of the one that the edge serves.
 	FetchSecrets(context.Context, *gwv1.FetchSecretsRequest) (*gwv1.FetchSecretsResponse, error)
 	// ValidateToken answers for a token the edge has not seen.
 	ValidateToken(context.Context, *gwv1.ValidateTokenRequest) (*gwv1.ValidateTokenResponse, error)
