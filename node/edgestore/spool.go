@@ -58,7 +58,7 @@ type Spool struct {
 	file int // rises when the file is replaced: what was counted before has nothing to do with the account after
 
 	// Owned by the writer.
-	store      []byte // of this opening
+	store      []byte // of this opening of the file
 	generation int64  // of store in the file; 0: nothing was written under it yet
 	sequences  map[uint32]uint64
 	row        int64          // the last one of payloads: none is used twice, since one may be on its way while it expires
@@ -112,7 +112,6 @@ func OpenSpool(c SpoolConfig) (*Spool, error) {
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("open spool %s: %w", s.path(), err)
 	}
-	s.store = newStoreID()
 	go s.run()
 	return s, nil
 }
@@ -127,8 +126,11 @@ func (s *Spool) open() error {
 	return s.setAside(err, countRows(s.path()))
 }
 
-// openFile opens the file and loads what is kept in memory of it.
+// openFile opens the file, loads what is kept in memory of it, and begins a store: no file but this one has heard of it.
 func (s *Spool) openFile() error {
+	if err := finishReplacement(s.path(), s.now()); err != nil {
+		return err
+	}
 	sync := "FULL"
 	if s.unsynced {
 		sync = "OFF"
@@ -167,6 +169,7 @@ func (s *Spool) openFile() error {
 	s.files.Lock()
 	s.writer, s.reader, s.insertion = writer, reader, insertion
 	s.files.Unlock()
+	s.store, s.generation, s.sequences = newStoreID(), 0, map[uint32]uint64{}
 	s.counted, s.row, s.accepted = counted, max(s.row, row), uncounted
 	for plugin, n := range uncounted {
 		acc.of(plugin).accepted += uint64(n)
@@ -186,28 +189,22 @@ func (s *Spool) setAside(why error, lost int64) error {
 	loss := s.loss
 	s.mu.Unlock()
 	s.closeFile()
-	aside, err := moveAside(s.path(), s.now())
-	if err != nil {
-		return err
-	}
-	loss.SetAside, loss.At = aside, s.now()
+	loss.At = s.now()
+	loss.SetAside = asideName(s.path(), loss.At)
 	if lost < 0 {
 		loss.Unknown = true
 	} else {
 		loss.Payloads += uint64(lost)
 	}
-	s.log.Error("spool.db was damaged: it was set aside, and the payloads in it are lost", "set_aside", aside, "payloads", lost, "error", why)
-	if err := s.openFile(); err != nil {
+	if err := replaceDB(s.path(), loss.SetAside, spoolSchema, func(tx *sql.Tx) error { return loss.save(tx) }); err != nil {
 		return err
 	}
-	s.store, s.generation, s.sequences = newStoreID(), 0, map[uint32]uint64{}
-	if err := loss.save(s.writer); err != nil {
-		return err
-	}
+	s.log.Error("spool.db was damaged: it was set aside, and the payloads in it are lost", "set_aside", loss.SetAside, "payloads", lost, "error", why)
 	s.mu.Lock()
-	s.loss = loss
+	s.loss, s.account = loss, account{known: s.known, plugins: map[uint32]*tally{}}
+	s.file++
 	s.mu.Unlock()
-	return nil
+	return s.openFile()
 }
 
 func (s *Spool) closeFile() error {
@@ -246,10 +243,8 @@ func (l *Loss) load(db *sql.DB) error {
 	return err
 }
 
-func (l *Loss) save(db interface {
-	Exec(query string, args ...any) (sql.Result, error)
-}) error {
-	_, err := db.Exec("INSERT OR REPLACE INTO loss (id, payloads, unknown, set_aside, at) VALUES (1, ?, ?, ?, ?)", l.Payloads, l.Unknown, l.SetAside, l.At.UnixNano())
+func (l *Loss) save(tx *sql.Tx) error {
+	_, err := tx.Exec("INSERT OR REPLACE INTO loss (id, payloads, unknown, set_aside, at) VALUES (1, ?, ?, ?, ?)", l.Payloads, l.Unknown, l.SetAside, l.At.UnixNano())
 	return err
 }
 

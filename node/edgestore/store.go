@@ -94,6 +94,9 @@ func (s *Store) open() (found salvage, err error) {
 	if s.sealer, err = identity.NewSealer(key); err != nil {
 		return found, err
 	}
+	if err := finishReplacement(s.path(), s.now()); err != nil {
+		return found, err
+	}
 	if s.db, err = openDB(s.path()); err == nil {
 		return found, nil
 	}
@@ -103,9 +106,11 @@ func (s *Store) open() (found salvage, err error) {
 	if !errors.Is(err, errFormat) {
 		found = s.salvageFrom(s.path())
 	}
-	if s.setAside, err = moveAside(s.path(), s.now()); err != nil {
+	aside := asideName(s.path(), s.now())
+	if err := replaceDB(s.path(), aside, schema, nil); err != nil {
 		return found, err
 	}
+	s.setAside = aside
 	s.found = append(s.found, fmt.Sprintf("config.db was damaged: it was set aside as %s; %v", filepath.Base(s.setAside), found))
 	s.db, err = openDB(s.path())
 	return found, err
@@ -218,21 +223,6 @@ func damaged(err error) bool {
 	return errors.Is(err, ErrCorrupt) || errors.Is(err, errFormat)
 }
 
-// moveAside renames a database and its journals, so that somebody can look at them.
-func moveAside(path string, now time.Time) (string, error) {
-	aside := asideName(path, now)
-	for _, suffix := range []string{"", "-wal", "-shm"} {
-		if err := os.Rename(path+suffix, aside+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return "", fmt.Errorf("set aside damaged %s: %w", path, err)
-		}
-	}
-	return aside, nil
-}
-
-func asideName(path string, now time.Time) string {
-	return path + ".damaged-" + now.UTC().Format("20060102T150405.000000000")
-}
-
 // write runs f in one transaction. If the file turns out to be damaged it is set aside and f runs once more on an empty
 // one: what an edge knows now is worth more than what it can fetch again. What else was saved is saved again by keep.
 func (s *Store) write(ctx context.Context, f func(*sql.Tx) error) error {
@@ -259,6 +249,9 @@ func (s *Store) reopen() error {
 	if !s.unready {
 		return nil
 	}
+	if err := finishReplacement(s.path(), s.now()); err != nil {
+		return err
+	}
 	db, err := openDB(s.path())
 	if err != nil {
 		return err
@@ -273,8 +266,8 @@ func (s *Store) reopen() error {
 func (s *Store) replace() error {
 	s.db.Close()
 	s.unready = true
-	aside, err := moveAside(s.path(), s.now())
-	if err != nil {
+	aside := asideName(s.path(), s.now())
+	if err := replaceDB(s.path(), aside, schema, nil); err != nil {
 		return err
 	}
 	s.setAside = aside
