@@ -38,24 +38,26 @@ func releaseName(r *gwv1.StoredRelease) string {
 }
 
 func (s *Store) saveRelease(ctx context.Context, r *gwv1.StoredRelease, blobs []*gwv1.Blob) error {
-	record, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("save release %d: %w", r.GetTarget().GetNumber(), err)
-	}
-	err = s.write(ctx, func(tx *sql.Tx) error {
-		if err := insertRelease(ctx, tx, r, stamp(record, "release")); err != nil {
-			return err
-		}
-		named, err := trimGenerations(ctx, tx)
-		if err != nil {
-			return err
-		}
-		return syncBlobs(ctx, tx, named, r.Entries, blobs)
-	})
+	err := s.write(ctx, func(tx *sql.Tx) error { return writeRelease(ctx, tx, r, blobs) })
 	if err != nil {
 		return fmt.Errorf("save release %d: %w", r.GetTarget().GetNumber(), err)
 	}
 	return nil
+}
+
+func writeRelease(ctx context.Context, tx *sql.Tx, r *gwv1.StoredRelease, blobs []*gwv1.Blob) error {
+	record, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := insertRelease(ctx, tx, r, stamp(record, "release")); err != nil {
+		return err
+	}
+	named, err := trimGenerations(ctx, tx)
+	if err != nil {
+		return err
+	}
+	return syncBlobs(ctx, tx, named, r.Entries, blobs)
 }
 
 func insertRelease(ctx context.Context, tx *sql.Tx, r *gwv1.StoredRelease, record []byte) error {

@@ -47,7 +47,22 @@ func (s *Store) salvageFrom(path string) (found salvage) {
 	return found
 }
 
-// restore saves what was found in the new file. What the disk refuses is lost to the next start only if no hub is there.
+// fill writes what was found into a new file, before that takes the damaged one's place.
+func (s *Store) fill(tx *sql.Tx, found salvage) error {
+	ctx := context.Background()
+	for _, r := range found.releases {
+		if err := writeRelease(ctx, tx, r.release, r.blobs); err != nil {
+			return err
+		}
+	}
+	if err := s.writeSecrets(ctx, tx, found.secrets); err != nil {
+		return err
+	}
+	return writeTokens(ctx, tx, found.tokens)
+}
+
+// restore saves as much of what was found as the disk takes. What it refuses is lost to the next start only if no hub is
+// there.
 func (s *Store) restore(found salvage) error {
 	ctx := context.Background()
 	var errs []error

@@ -19,27 +19,29 @@ func (s *Store) SaveSecrets(ctx context.Context, secrets []*gwv1.SecretValue) er
 }
 
 func (s *Store) saveSecrets(ctx context.Context, secrets []*gwv1.SecretValue) error {
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, "DELETE FROM secrets"); err != nil {
-			return err
-		}
-		for _, secret := range secrets {
-			record, err := proto.Marshal(&gwv1.StoredSecret{
-				Name:    secret.Name,
-				Version: secret.Version,
-				Sealed:  s.sealer.Seal(secret.Value, bindSecret(secret.Name, secret.Version)...),
-			})
-			if err != nil {
-				return fmt.Errorf("%q: %w", secret.Name, err)
-			}
-			if _, err := tx.ExecContext(ctx, "INSERT INTO secrets (name, record) VALUES (?, ?)", secret.Name, record); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := s.write(ctx, func(tx *sql.Tx) error { return s.writeSecrets(ctx, tx, secrets) })
 	if err != nil {
 		return fmt.Errorf("save secrets: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) writeSecrets(ctx context.Context, tx *sql.Tx, secrets []*gwv1.SecretValue) error {
+	if _, err := tx.ExecContext(ctx, "DELETE FROM secrets"); err != nil {
+		return err
+	}
+	for _, secret := range secrets {
+		record, err := proto.Marshal(&gwv1.StoredSecret{
+			Name:    secret.Name,
+			Version: secret.Version,
+			Sealed:  s.sealer.Seal(secret.Value, bindSecret(secret.Name, secret.Version)...),
+		})
+		if err != nil {
+			return fmt.Errorf("%q: %w", secret.Name, err)
+		}
+		if _, err := tx.ExecContext(ctx, "INSERT INTO secrets (name, record) VALUES (?, ?)", secret.Name, record); err != nil {
+			return err
+		}
 	}
 	return nil
 }

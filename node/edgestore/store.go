@@ -68,52 +68,56 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("open edge store %s: %w", dir, err)
 	}
 	s := &Store{dir: dir, lock: lock, now: time.Now}
-	found, err := s.open()
+	unsaved, err := s.open()
 	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("open edge store %s: %w", dir, err)
 	}
 	s.tokens.start(s)
 	s.keep.start()
-	if err := s.restore(found); err != nil {
+	if err := s.restore(unsaved); err != nil {
 		s.found = append(s.found, "what could be read of the damaged config.db is not all saved: "+err.Error())
 	}
 	return s, nil
 }
 
-// open opens the files. What it returns could still be read of a damaged config.db.
-func (s *Store) open() (found salvage, err error) {
+// open opens the files. What it returns could be read of a damaged config.db, and the disk has no room for all of it now.
+func (s *Store) open() (unsaved salvage, err error) {
 	sweep(s.dir)
 	key, keyDamaged, err := loadKey(filepath.Join(s.dir, "edge.key"), s.now())
 	if err != nil {
-		return found, err
+		return unsaved, err
 	}
 	if keyDamaged != "" {
 		s.found = append(s.found, keyDamaged)
 	}
 	if s.sealer, err = identity.NewSealer(key); err != nil {
-		return found, err
+		return unsaved, err
 	}
 	if err := finishReplacement(s.path(), s.now()); err != nil {
-		return found, err
+		return unsaved, err
 	}
 	if s.db, err = openDB(s.path()); err == nil {
-		return found, nil
+		return unsaved, nil
 	}
 	if !damaged(err) {
-		return found, err
+		return unsaved, err
 	}
+	var found salvage
 	if !errors.Is(err, errFormat) {
 		found = s.salvageFrom(s.path())
 	}
 	aside := asideName(s.path(), s.now())
-	if err := replaceDB(s.path(), aside, schema, nil); err != nil {
-		return found, err
+	if replaceDB(s.path(), aside, schema, func(tx *sql.Tx) error { return s.fill(tx, found) }) != nil {
+		unsaved = found
+		if err := replaceDB(s.path(), aside, schema, nil); err != nil {
+			return unsaved, err
+		}
 	}
 	s.setAside = aside
 	s.found = append(s.found, fmt.Sprintf("config.db was damaged: it was set aside as %s; %v", filepath.Base(s.setAside), found))
 	s.db, err = openDB(s.path())
-	return found, err
+	return unsaved, err
 }
 
 // Found says what was found damaged at Open, one sentence for each; none is usual.

@@ -348,3 +348,43 @@ func TestNoFileHoldsASecretInClear(t *testing.T) {
 	look("set aside")
 	mustClose(t, s)
 }
+
+// What can be read of a damaged config.db is in the new one before that takes its place: a process that is killed meanwhile
+// finds one or the other.
+func TestWhatIsLeftOfADamagedFileOutlivesAKillMeanwhile(t *testing.T) {
+	want := newEstate()
+	dir := t.TempDir()
+	s := mustOpen(t, dir)
+	want.save(t, s, 1)
+	want.save(t, s, 2)
+	mustClose(t, s)
+	files := filesOf(t, dir)
+	var repaired []byte
+	for at := len(files["config.db"]) / 2; repaired == nil; at += 512 { // until it is a page that most can be read without
+		damaged := with(files, "config.db", func(b []byte) []byte { clear(b[at : at+512]); return b })
+		dir := dirOf(t, damaged)
+		s := mustOpen(t, dir)
+		aside := s.SetAside()
+		mustClose(t, s)
+		now := filesOf(t, dir)["config.db"]
+		if aside != "" && want.left(t, dir, "not killed") == 2 {
+			files, repaired = damaged, now
+		}
+	}
+	halfMade := maps.Clone(files)
+	halfMade["config.db.new"] = repaired[:len(repaired)/2]
+	halfMade["config.db.new-journal"] = []byte("half a journal")
+	outOfTheWay := maps.Clone(files)
+	outOfTheWay["config.db.damaged-x"] = files["config.db"]
+	outOfTheWay["config.db.new"] = repaired
+	delete(outOfTheWay, "config.db")
+	for what, files := range map[string]map[string][]byte{"the new file half made": halfMade, "the damaged one out of the way": outOfTheWay} {
+		dir := dirOf(t, files)
+		if newest := want.left(t, dir, what); newest != 2 {
+			t.Errorf("%s: release %d is left", what, newest)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "config.db.new")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the new file is still there: %v", what, err)
+		}
+	}
+}
