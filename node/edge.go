@@ -155,6 +155,7 @@ func (e *edge) buildGateway() {
 	}, func(a *gwv1.ValidateTokenResponse) *gateway.App {
 		return gateway.NewApp(a.AppId, a.App, a.TokenId, a.Targets, a.Policies)
 	})
+	e.store.OnTokensLost(e.tokens.SaveAll)
 	c := gateway.Config{
 		Authenticator:  authenticator{e.tokens},
 		Secret:         func(name string) (string, bool) { return e.uplink.Secret(name) },

@@ -15,6 +15,7 @@ const (
 	keepIdentity = iota
 	keepRelease
 	keepSecrets
+	keepTokens // before the access version, which is about them
 	keepAccess
 	keeps
 )

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"gw/rpc/gwv1"
 )
@@ -155,12 +158,28 @@ func TestFileDamagedWhileOpenIsFilledAgain(t *testing.T) {
 		if _, err := s.Secrets(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		saveTokens := func(tokens map[[32]byte]*gwv1.StoredToken) {
+			for hash, token := range tokens {
+				if err := s.SaveToken(hash, token); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		valid := &gwv1.StoredToken{Answer: &gwv1.ValidateTokenResponse{Valid: true, AppId: "app"}}
+		revoked := &gwv1.StoredToken{Revoked: true}
+		known := map[[32]byte]*gwv1.StoredToken{{1}: valid, {2}: revoked}
+		saveTokens(map[[32]byte]*gwv1.StoredToken{{1}: valid, {2}: valid, {3}: valid}) // as it was when 2 and 3 were good
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.OnTokensLost(func() { saveTokens(known) })
 		spoil(t, s, dir)
 		if err := s.SaveAccess(t.Context(), &gwv1.StoredAccess{AccessVersion: 5}); err != nil {
 			t.Fatal(err)
 		}
 		wantFault(t, s, "release 1")
 		wantFault(t, s, "secrets")
+		wantFault(t, s, "tokens")
 		wantFault(t, s, filepath.Base(s.SetAside()))
 		if !strings.Contains(log.String(), s.SetAside()) {
 			t.Errorf("the log doesn't say where the file is: %s", log.String())
@@ -174,6 +193,9 @@ func TestFileDamagedWhileOpenIsFilledAgain(t *testing.T) {
 		}
 		if got, err := s.Access(t.Context()); err != nil || got.AccessVersion != 5 {
 			t.Errorf("got %v, %v", got, err)
+		}
+		if got, err := s.Tokens(t.Context()); err != nil || !maps.EqualFunc(got, known, func(a, b *gwv1.StoredToken) bool { return proto.Equal(a, b) }) {
+			t.Errorf("got tokens %v, %v, want %v", got, err, known)
 		}
 	})
 }

@@ -178,6 +178,17 @@ func (s *Store) DeleteTokens(hashes ...[32]byte) error {
 	return nil
 }
 
+// OnTokensLost has save called when a damaged config.db was set aside while it was open, until the disk has taken what it
+// saves: it calls SaveToken for everything that is known about tokens then. They are not read from the damaged file, which
+// may have lost that a token was revoked and still hold what was saved of it before. save is called from a goroutine of the
+// store, or from Close, and calls nothing else of it.
+func (s *Store) OnTokensLost(save func()) {
+	s.keep.remember(keepTokens, "tokens", func(ctx context.Context) error {
+		save()
+		return s.Flush(ctx)
+	})
+}
+
 // Flush writes the queued tokens and returns what the disk says.
 func (s *Store) Flush(ctx context.Context) error {
 	if err := s.tokens.flush(ctx, s, nil); err != nil {

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"gw/rpc/gwv1"
@@ -516,6 +518,39 @@ func TestDeletedAppEndsItsTokens(t *testing.T) {
 		}
 		b.restart(24 * time.Hour)
 		b.wantUnknown(alice)
+	})
+}
+
+// The file the tokens were in is lost, or brings back what it held before: what is saved again is what is known now.
+func TestTokensAreSavedAgainAsTheyAreKnown(t *testing.T) {
+	inBubble(t, 24*time.Hour, func(t *testing.T, b *bench) {
+		dave, carol := [32]byte{65}, [32]byte{66}
+		b.hub.says(valid("app", 1))
+		for _, hash := range [][32]byte{alice, carol, dave} {
+			b.wantGrant(hash, "app")
+		}
+		b.hub.says(valid("other", 1))
+		b.wantGrant(bob, "other")
+		b.hub.says(invalid(2))
+		time.Sleep(PositiveTTL)
+		b.wantUnknown(dave) // it is gone without a notice
+		b.tokens.apply(change(5, alice))
+		b.tokens.apply(change(6, &gwv1.AccessChange_ChangedApp{ChangedApp: "other"}))
+		before := b.store.tokens
+		b.store.tokens = nil
+		b.tokens.SaveAll()
+		if !maps.EqualFunc(b.store.tokens, before, func(a, b *gwv1.StoredToken) bool { return proto.Equal(a, b) }) {
+			t.Errorf("saved again: %v, want %v", b.store.tokens, before)
+		}
+		b.hub.isSilent()
+		b.restart(24 * time.Hour)
+		b.wantUnknown(alice)
+		b.wantUnavailable(dave)
+		b.wantGrant(carol, "app")
+		b.wantGrant(bob, "other")
+		b.hub.says(invalid(6))
+		b.tokens.reached()
+		b.wantUnknown(bob) // it is to be validated again, which nobody could yet
 	})
 }
 
