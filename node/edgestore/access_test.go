@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -168,6 +169,51 @@ func TestSecretIsBoundToItsName(t *testing.T) {
 	tamper(t, dir, "UPDATE secrets SET name = 'b', record = ?", record)
 	if got, err := mustOpen(t, dir).Secrets(t.Context()); !errors.Is(err, ErrCorrupt) || len(got) != 0 {
 		t.Errorf("a secret passed for another: %v, %v", got, err)
+	}
+}
+
+func TestEnrolmentIsKeptUntilThereIsAnIdentityWithItsKey(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, dir)
+	if _, err := s.Enrolment(); !errors.Is(err, ErrNone) {
+		t.Errorf("got %v, want ErrNone", err)
+	}
+	e := &gwv1.StoredEnrolment{EdgeId: "e", JoinTokenId: "j", PrivateKey: []byte("the private key"), Csr: []byte("request")}
+	if err := s.SaveEnrolment(e); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, enrolmentFile)
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("got %v, %v, want mode 0600", info, err)
+	}
+	if err := s.SaveIdentity(&gwv1.StoredIdentity{EdgeId: "e", Certificate: []byte("c"), PrivateKey: []byte("another key")}); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	s = mustOpen(t, dir)
+	if got, err := s.Enrolment(); err != nil || !proto.Equal(got, e) {
+		t.Errorf("after another identity was saved: got %v, %v", got.GetEdgeId(), err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := range whole {
+		if err := os.WriteFile(path, whole[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Enrolment(); !errors.Is(err, ErrCorrupt) || strings.Contains(err.Error(), "private") {
+			t.Errorf("cut at %d: got %v, want ErrCorrupt", cut, err)
+		}
+	}
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SaveIdentity(&gwv1.StoredIdentity{EdgeId: "e", Certificate: []byte("c"), PrivateKey: e.PrivateKey}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Enrolment(); !errors.Is(err, ErrNone) {
+		t.Errorf("after its identity was saved: got %v, want ErrNone", err)
 	}
 }
 

@@ -114,7 +114,7 @@ func loadKey(path string, now time.Time) (key []byte, found string, err error) {
 func sweep(dir string) {
 	files, _ := os.ReadDir(dir)
 	for _, f := range files {
-		for _, name := range []string{identityFile, identityCopy, "edge.key"} {
+		for _, name := range []string{identityFile, identityCopy, enrolmentFile, "edge.key"} {
 			if strings.HasPrefix(f.Name(), name+".tmp-") {
 				os.Remove(filepath.Join(dir, f.Name()))
 			}

@@ -40,11 +40,12 @@ type EdgeConfig struct {
 type Store struct {
 	edge *edge
 
-	mu       sync.Mutex // guards what follows
-	identity *gwv1.StoredIdentity
-	access   *gwv1.StoredAccess
-	secrets  []*gwv1.SecretValue
-	release  *held // nil: none
+	mu        sync.Mutex // guards what follows
+	identity  *gwv1.StoredIdentity
+	enrolment *gwv1.StoredEnrolment // nil: none, or it is done
+	access    *gwv1.StoredAccess
+	secrets   []*gwv1.SecretValue
+	release   *held // nil: none
 }
 
 var errNothing = errors.New("nothing is stored")
@@ -63,11 +64,29 @@ func (s *Store) Identity() (*gwv1.StoredIdentity, error) {
 func (s *Store) SaveIdentity(id *gwv1.StoredIdentity) error {
 	s.mu.Lock()
 	first := s.identity == nil
-	s.identity = proto.CloneOf(id)
+	s.identity, s.enrolment = proto.CloneOf(id), nil
 	s.mu.Unlock()
 	if first {
 		s.edge.fleet.enrolled.mark(s.edge.index)
 	}
+	return nil
+}
+
+// Enrolment returns what the edge enrols with, an error if it doesn't.
+func (s *Store) Enrolment() (*gwv1.StoredEnrolment, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.enrolment == nil {
+		return nil, errNothing
+	}
+	return s.enrolment, nil
+}
+
+// SaveEnrolment keeps e, which must not be changed.
+func (s *Store) SaveEnrolment(e *gwv1.StoredEnrolment) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.enrolment = e
 	return nil
 }
 

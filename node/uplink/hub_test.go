@@ -68,6 +68,9 @@ type fakeHub struct {
 	ticks       int
 	serials     []string // of certificates, per heartbeat
 
+	takesOne   bool     // the join token is for one edge
+	tookCSR    []byte   // of that one
+	csrs       [][]byte // of every Enroll
 	onEnroll   func() error
 	onEnrolled func(*gwv1.EnrollResponse)
 	onRenew    func() error
@@ -299,6 +302,13 @@ func (h *fakeHub) Enroll(_ context.Context, r *gwv1.EnrollRequest) (*gwv1.Enroll
 	}
 	if sha256.Sum256(r.JoinTokenSecret) != h.joinSecret {
 		return nil, refusal(connect.CodePermissionDenied, "forbidden", "there is no such join token")
+	}
+	h.csrs = append(h.csrs, r.Csr)
+	if h.takesOne {
+		if h.tookCSR != nil && !bytes.Equal(h.tookCSR, r.Csr) {
+			return nil, refusal(connect.CodeFailedPrecondition, "token_used_up", "the join token has been used 1 of 1 times")
+		}
+		h.tookCSR = r.Csr
 	}
 	cert, err := h.ca.SignEdge(r.Csr, identity.Edge{ClusterID: "cluster-1", Namespace: h.namespace, ID: r.EdgeId}, time.Now(), h.certLife)
 	if err != nil {

@@ -148,20 +148,20 @@ func (u *Uplink) checkEnrolment() error {
 }
 
 // enrol exchanges the join token for a certificate. It tries until it has one, ctx ends or a hub refuses. The key and
-// its request stay the same over all tries, so that a hub can recognise a repeated one.
+// its request stay the same over all tries, those of an earlier process too, so that a hub can recognise a repeated one.
 func (u *Uplink) enrol(ctx context.Context) error {
 	token, err := identity.ParseJoinToken(u.c.JoinToken)
 	if err != nil {
 		return &EnrolmentError{Sentence: err.Error(), Err: err}
 	}
-	key, csr, err := newRequest()
+	asked, err := u.enrolment(token.ID)
 	if err != nil {
 		return fmt.Errorf("enrol: %w", err)
 	}
 	transport := newTransport(identity.EnrollTLS(token.Pin), u.pace)
 	defer transport.CloseIdleConnections()
 	request := &gwv1.EnrollRequest{
-		JoinTokenId: token.ID, JoinTokenSecret: token.Secret, EdgeId: u.c.EdgeID, Csr: csr, Version: u.c.Version,
+		JoinTokenId: token.ID, JoinTokenSecret: token.Secret, EdgeId: asked.EdgeId, Csr: asked.Csr, Version: u.c.Version,
 	}
 	for failed := 1; ; failed++ {
 		u.mu.Lock()
@@ -169,7 +169,7 @@ func (u *Uplink) enrol(ctx context.Context) error {
 		u.mu.Unlock()
 		answer, err := u.enrolAt(ctx, transport, hub, request)
 		if err == nil {
-			return u.enrolled(token, key, answer)
+			return u.enrolled(token, asked.PrivateKey, answer)
 		}
 		if refused := enrolmentRefused(hub, err); refused != nil {
 			return refused
@@ -186,6 +186,24 @@ func (u *Uplink) enrol(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// enrolment returns what to enrol with: what an earlier try with the same token asked with, if it was not answered, or a new
+// key, which is saved before a hub is asked. A token for one edge is used up by the first call that reaches a hub, whether
+// or not its answer comes while this process lasts.
+func (u *Uplink) enrolment(token string) (*gwv1.StoredEnrolment, error) {
+	if e, err := u.c.Store.Enrolment(); err == nil && e.JoinTokenId == token && e.EdgeId == u.c.EdgeID {
+		return e, nil
+	}
+	key, csr, err := newRequest()
+	if err != nil {
+		return nil, err
+	}
+	e := &gwv1.StoredEnrolment{EdgeId: u.c.EdgeID, JoinTokenId: token, PrivateKey: key, Csr: csr}
+	if err := u.c.Store.SaveEnrolment(e); err != nil {
+		u.log.Error("the key to enrol with could not be saved; if the process ends before it has enrolled, the join token may be used up", "error", err)
+	}
+	return e, nil
 }
 
 // enrolAt calls a hub; if that is not the leader, the hub it names; and if that is out of reach, the first one again,

@@ -13,13 +13,14 @@ import (
 
 // memoryStore is a disk that survives an Uplink, but no process. fault, if set, is what every write fails with.
 type memoryStore struct {
-	mu       sync.Mutex
-	fault    error
-	identity *gwv1.StoredIdentity
-	access   *gwv1.StoredAccess
-	secrets  []*gwv1.SecretValue
-	tokens   map[[32]byte]*gwv1.StoredToken
-	releases []Release // newest first
+	mu        sync.Mutex
+	fault     error
+	identity  *gwv1.StoredIdentity
+	enrolment *gwv1.StoredEnrolment
+	access    *gwv1.StoredAccess
+	secrets   []*gwv1.SecretValue
+	tokens    map[[32]byte]*gwv1.StoredToken
+	releases  []Release // newest first
 
 	onSaveIdentity func() // before it is saved
 }
@@ -42,7 +43,25 @@ func (m *memoryStore) SaveIdentity(id *gwv1.StoredIdentity) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fault == nil {
-		m.identity = proto.CloneOf(id)
+		m.identity, m.enrolment = proto.CloneOf(id), nil
+	}
+	return m.fault
+}
+
+func (m *memoryStore) Enrolment() (*gwv1.StoredEnrolment, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.enrolment == nil {
+		return nil, errNothing
+	}
+	return proto.CloneOf(m.enrolment), nil
+}
+
+func (m *memoryStore) SaveEnrolment(e *gwv1.StoredEnrolment) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fault == nil {
+		m.enrolment = proto.CloneOf(e)
 	}
 	return m.fault
 }

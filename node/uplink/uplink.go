@@ -33,7 +33,11 @@ import (
 type Store interface {
 	// Identity returns who the edge is; any error: it has to enrol.
 	Identity() (*gwv1.StoredIdentity, error)
+	// SaveIdentity saves who the edge is, and forgets an enrolment with its key.
 	SaveIdentity(id *gwv1.StoredIdentity) error
+	// Enrolment returns what the edge enrols with; any error: nothing is under way.
+	Enrolment() (*gwv1.StoredEnrolment, error)
+	SaveEnrolment(e *gwv1.StoredEnrolment) error
 	// LoadRelease returns a verified generation, 0 the newest: what a manifest's difference is applied to.
 	LoadRelease(ctx context.Context, generation int) (*gwv1.StoredRelease, []*gwv1.Blob, error)
 	Access(ctx context.Context) (*gwv1.StoredAccess, error)

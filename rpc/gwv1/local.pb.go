@@ -257,6 +257,79 @@ func (x *StoredIdentity) GetJoinTokenId() string {
 	return ""
 }
 
+// StoredEnrolment is what an edge enrols with, in enrolment.pb, a file only its owner reads, until it has an identity from
+// it. A process that is started again asks with the same, so that hubs recognise a repetition.
+type StoredEnrolment struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	EdgeId string                 `protobuf:"bytes,1,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
+	// ID of the join token.
+	JoinTokenId string `protobuf:"bytes,2,opt,name=join_token_id,json=joinTokenId,proto3" json:"join_token_id,omitempty"`
+	// PKCS #8.
+	PrivateKey []byte `protobuf:"bytes,3,opt,name=private_key,json=privateKey,proto3" json:"private_key,omitempty"`
+	// PKCS #10, DER, signed with that key.
+	Csr           []byte `protobuf:"bytes,4,opt,name=csr,proto3" json:"csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredEnrolment) Reset() {
+	*x = StoredEnrolment{}
+	mi := &file_gw_v1_local_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredEnrolment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredEnrolment) ProtoMessage() {}
+
+func (x *StoredEnrolment) ProtoReflect() protoreflect.Message {
+	mi := &file_gw_v1_local_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredEnrolment.ProtoReflect.Descriptor instead.
+func (*StoredEnrolment) Descriptor() ([]byte, []int) {
+	return file_gw_v1_local_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *StoredEnrolment) GetEdgeId() string {
+	if x != nil {
+		return x.EdgeId
+	}
+	return ""
+}
+
+func (x *StoredEnrolment) GetJoinTokenId() string {
+	if x != nil {
+		return x.JoinTokenId
+	}
+	return ""
+}
+
+func (x *StoredEnrolment) GetPrivateKey() []byte {
+	if x != nil {
+		return x.PrivateKey
+	}
+	return nil
+}
+
+func (x *StoredEnrolment) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
 // StoredAccess is how far the edge has followed access changes.
 type StoredAccess struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -271,7 +344,7 @@ type StoredAccess struct {
 
 func (x *StoredAccess) Reset() {
 	*x = StoredAccess{}
-	mi := &file_gw_v1_local_proto_msgTypes[3]
+	mi := &file_gw_v1_local_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +356,7 @@ func (x *StoredAccess) String() string {
 func (*StoredAccess) ProtoMessage() {}
 
 func (x *StoredAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_local_proto_msgTypes[3]
+	mi := &file_gw_v1_local_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +369,7 @@ func (x *StoredAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredAccess.ProtoReflect.Descriptor instead.
 func (*StoredAccess) Descriptor() ([]byte, []int) {
-	return file_gw_v1_local_proto_rawDescGZIP(), []int{3}
+	return file_gw_v1_local_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StoredAccess) GetClusterId() string {
@@ -339,7 +412,7 @@ type StoredSecret struct {
 
 func (x *StoredSecret) Reset() {
 	*x = StoredSecret{}
-	mi := &file_gw_v1_local_proto_msgTypes[4]
+	mi := &file_gw_v1_local_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -351,7 +424,7 @@ func (x *StoredSecret) String() string {
 func (*StoredSecret) ProtoMessage() {}
 
 func (x *StoredSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_local_proto_msgTypes[4]
+	mi := &file_gw_v1_local_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -364,7 +437,7 @@ func (x *StoredSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredSecret.ProtoReflect.Descriptor instead.
 func (*StoredSecret) Descriptor() ([]byte, []int) {
-	return file_gw_v1_local_proto_rawDescGZIP(), []int{4}
+	return file_gw_v1_local_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StoredSecret) GetName() string {
@@ -401,7 +474,7 @@ type StoredHub struct {
 
 func (x *StoredHub) Reset() {
 	*x = StoredHub{}
-	mi := &file_gw_v1_local_proto_msgTypes[5]
+	mi := &file_gw_v1_local_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +486,7 @@ func (x *StoredHub) String() string {
 func (*StoredHub) ProtoMessage() {}
 
 func (x *StoredHub) ProtoReflect() protoreflect.Message {
-	mi := &file_gw_v1_local_proto_msgTypes[5]
+	mi := &file_gw_v1_local_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +499,7 @@ func (x *StoredHub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredHub.ProtoReflect.Descriptor instead.
 func (*StoredHub) Descriptor() ([]byte, []int) {
-	return file_gw_v1_local_proto_rawDescGZIP(), []int{5}
+	return file_gw_v1_local_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StoredHub) GetClusterId() string {
@@ -476,7 +549,13 @@ const file_gw_v1_local_proto_rawDesc = "" +
 	"privateKey\x12%\n" +
 	"\x0eca_certificate\x18\x06 \x01(\fR\rcaCertificate\x12\x19\n" +
 	"\bhub_urls\x18\a \x03(\tR\ahubUrls\x12\"\n" +
-	"\rjoin_token_id\x18\b \x01(\tR\vjoinTokenId\"\x8c\x01\n" +
+	"\rjoin_token_id\x18\b \x01(\tR\vjoinTokenId\"\x86\x01\n" +
+	"\x0fStoredEnrolment\x12\x17\n" +
+	"\aedge_id\x18\x01 \x01(\tR\x06edgeId\x12\"\n" +
+	"\rjoin_token_id\x18\x02 \x01(\tR\vjoinTokenId\x12$\n" +
+	"\vprivate_key\x18\x03 \x01(\fB\x03\x80\x01\x01R\n" +
+	"privateKey\x12\x10\n" +
+	"\x03csr\x18\x04 \x01(\fR\x03csr\"\x8c\x01\n" +
 	"\fStoredAccess\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
@@ -508,22 +587,23 @@ func file_gw_v1_local_proto_rawDescGZIP() []byte {
 	return file_gw_v1_local_proto_rawDescData
 }
 
-var file_gw_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_gw_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_gw_v1_local_proto_goTypes = []any{
 	(*StoredRelease)(nil),         // 0: gw.v1.StoredRelease
 	(*StoredToken)(nil),           // 1: gw.v1.StoredToken
 	(*StoredIdentity)(nil),        // 2: gw.v1.StoredIdentity
-	(*StoredAccess)(nil),          // 3: gw.v1.StoredAccess
-	(*StoredSecret)(nil),          // 4: gw.v1.StoredSecret
-	(*StoredHub)(nil),             // 5: gw.v1.StoredHub
-	(*Target)(nil),                // 6: gw.v1.Target
-	(*ManifestEntry)(nil),         // 7: gw.v1.ManifestEntry
-	(*ValidateTokenResponse)(nil), // 8: gw.v1.ValidateTokenResponse
+	(*StoredEnrolment)(nil),       // 3: gw.v1.StoredEnrolment
+	(*StoredAccess)(nil),          // 4: gw.v1.StoredAccess
+	(*StoredSecret)(nil),          // 5: gw.v1.StoredSecret
+	(*StoredHub)(nil),             // 6: gw.v1.StoredHub
+	(*Target)(nil),                // 7: gw.v1.Target
+	(*ManifestEntry)(nil),         // 8: gw.v1.ManifestEntry
+	(*ValidateTokenResponse)(nil), // 9: gw.v1.ValidateTokenResponse
 }
 var file_gw_v1_local_proto_depIdxs = []int32{
-	6, // 0: gw.v1.StoredRelease.target:type_name -> gw.v1.Target
-	7, // 1: gw.v1.StoredRelease.entries:type_name -> gw.v1.ManifestEntry
-	8, // 2: gw.v1.StoredToken.answer:type_name -> gw.v1.ValidateTokenResponse
+	7, // 0: gw.v1.StoredRelease.target:type_name -> gw.v1.Target
+	8, // 1: gw.v1.StoredRelease.entries:type_name -> gw.v1.ManifestEntry
+	9, // 2: gw.v1.StoredToken.answer:type_name -> gw.v1.ValidateTokenResponse
 	3, // [3:3] is the sub-list for method output_type
 	3, // [3:3] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
@@ -543,7 +623,7 @@ func file_gw_v1_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gw_v1_local_proto_rawDesc), len(file_gw_v1_local_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
