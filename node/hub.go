@@ -218,16 +218,7 @@ func (h *hub) memberAt(address string) (string, error) {
 	if s == nil {
 		return "", errors.New("the store is not open yet")
 	}
-	members, err := s.Members()
-	if err != nil {
-		return "", err
-	}
-	for _, m := range members {
-		if m.Address == address {
-			return m.ID, nil
-		}
-	}
-	return "", fmt.Errorf("no member is at %s", address)
+	return s.MemberAt(address)
 }
 
 // storeConfig is how the store is opened. A hub that has joined, or will, never founds a cluster of its own.

@@ -60,7 +60,7 @@ func (p *peers) in(term uint64, id raft.ServerID) peer {
 
 // AppendEntries implements raft.Transport.
 func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, q *raft.AppendEntriesRequest, a *raft.AppendEntriesResponse) error {
-	err := t.peerTransport.AppendEntries(id, to, q, a)
+	err := t.reach(id, to, func(at raft.ServerAddress) error { return t.peerTransport.AppendEntries(id, at, q, a) })
 	if err == nil {
 		t.peers.answered(id, q, a)
 	}
@@ -69,7 +69,11 @@ func (t *transport) AppendEntries(id raft.ServerID, to raft.ServerAddress, q *ra
 
 // AppendEntriesPipeline implements raft.Transport.
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
-	inner, err := t.peerTransport.AppendEntriesPipeline(id, to)
+	var inner raft.AppendPipeline
+	err := t.reach(id, to, func(at raft.ServerAddress) (err error) {
+		inner, err = t.peerTransport.AppendEntriesPipeline(id, at)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

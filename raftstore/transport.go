@@ -15,16 +15,17 @@ type peerTransport interface {
 	raft.WithClose
 }
 
-// transport passes everything on to another one, but for six things. Heartbeats take the same queue as all other
+// transport passes everything on to another one, but for seven things. Heartbeats take the same queue as all other
 // requests, because Raft's fast path for them lets a term change under the leader's feet (hashicorp/raft#695). Requests
 // from this process can be put into the queue. What the others answer is noted. What a leader asks is corrected. A vote
 // is not kept back for a leader that has fallen silent and is gone. And a hub that stands because of that doesn't ask for
-// votes in the leader's name.
+// votes in the leader's name. Other hubs are looked for where they call from, if they are not where they should be.
 type transport struct {
 	peerTransport
-	peers *peers
-	queue chan raft.RPC
-	seam  atomic.Pointer[seam] // nil: nothing is corrected
+	peers       *peers
+	whereabouts whereabouts
+	queue       chan raft.RPC
+	seam        atomic.Pointer[seam] // nil: nothing is corrected
 
 	askedToVote atomic.Pointer[func(*raft.RequestVoteRequest) (free bool)] // nil: not to be told. It takes a while.
 	unbidden    atomic.Bool                                                // this hub last stood of its own accord, not the leader's
@@ -51,6 +52,9 @@ func (t *transport) forward() {
 	for {
 		select {
 		case r := <-t.peerTransport.Consumer():
+			if q, ok := r.Command.(raft.WithRPCHeader); ok {
+				t.whereabouts.note(q.GetRPCHeader())
+			}
 			switch q := r.Command.(type) {
 			case *raft.AppendEntriesRequest:
 				if t.seam.Load() != nil {
@@ -97,7 +101,7 @@ func (t *transport) RequestVote(id raft.ServerID, to raft.ServerAddress, q *raft
 		unmarked.LeadershipTransfer = false
 		q = &unmarked
 	}
-	return t.peerTransport.RequestVote(id, to, q, a)
+	return t.reach(id, to, func(at raft.ServerAddress) error { return t.peerTransport.RequestVote(id, at, q, a) })
 }
 
 // Consumer implements raft.Transport.

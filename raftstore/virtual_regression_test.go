@@ -332,3 +332,36 @@ func (v *virtual) twoVoters(t *testing.T, l *life) *virtualHub {
 	v.catchUp(t, second.now(), 5*time.Second)
 	return second
 }
+
+// A hub that moved while nobody leads is found by one that needs its vote and has more than it: the configuration says where
+// it was, and would need a leader to say anything else.
+func TestAHubThatMovedIsFoundWithoutALeader(t *testing.T) {
+	for seed := range uint64(5) {
+		bubble(t, func(t *testing.T) {
+			v := newVirtual(t, virtualOptions{seed: seed})
+			defer v.close()
+			l := v.begin(t)
+			behind, ahead := v.followers(l)[0], v.followers(l)[1]
+			v.network.cut(l.hub.name, behind.name)
+			for i := range 5 {
+				if _, err := l.propose(t.Context(), save("default", fmt.Sprint("b", i), "x")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			v.crash(behind)
+			v.crash(l.hub)
+			v.network.heal()
+			behind.mu.Lock()
+			behind.moved++
+			behind.mu.Unlock()
+			v.revive(behind)
+			next, took := v.awaitSuccessor(l)
+			if next.hub != ahead {
+				t.Fatalf("seed %d: %s leads after %v", seed, next.hub.name, took)
+			}
+			if _, err := next.propose(t.Context(), save("default", "c", "x")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
