@@ -120,6 +120,10 @@ func (s *EdgeServer) Enroll(ctx context.Context, r *gwv1.EnrollRequest) (*gwv1.E
 		s.throttle.take(attempt)
 		return nil, err
 	}
+	// The state refuses this too, but not to a repetition: that one has been applied.
+	if r, ok := st.Revocation(r.EdgeId); ok && token.Made < r.Before {
+		return nil, &Error{Reason: ReasonRevoked, Message: state.OldJoinToken(r)}
+	}
 	// Only who has a token counts.
 	if e := s.gates.certificates.admit(); e != nil {
 		return nil, e

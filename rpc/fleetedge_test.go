@@ -134,6 +134,24 @@ func TestARevokedEdgeThatEnrolsAgainIsANewOne(t *testing.T) {
 	}
 }
 
+// The join token is used up and has ended, which a repetition isn't asked about.
+func TestARevokedEdgeDoesNotComeBackByRepeatingItsEnrolment(t *testing.T) {
+	h := newHarness(t)
+	kept := h.joinToken("default", func(r *gwv1.CreateJoinTokenRequest) { r.Unlimited, r.MaxUses = false, 1 })
+	first := enrolment(t, kept, "e1")
+	_, err := h.enroller().Enroll(t.Context(), first)
+	must(t, err)
+	h.revoke("e1")
+	_, err = h.enroller().Enroll(t.Context(), first)
+	h.refused(err, connect.CodePermissionDenied, ReasonRevoked, "made since")
+	h.enroll("default", "e1") // its replacement
+	_, err = h.enroller().Enroll(t.Context(), first)
+	h.refused(err, connect.CodePermissionDenied, ReasonRevoked, "made since")
+	if got := h.edgeShown("e1").Edge; got.RevokedAt != nil {
+		t.Errorf("the replacement is shown as revoked: %v", got)
+	}
+}
+
 func TestARevokedCertificateThatEndedIsNotRenewed(t *testing.T) {
 	h := newHarness(t)
 	e := h.enroll("default", "e1")

@@ -69,6 +69,11 @@ func (x *change) enrollEdge(m *gwv1.EnrollEdge) *gwv1.Refusal {
 	return nil
 }
 
+// OldJoinToken says why an edge that was revoked can't come back by a join token from before that.
+func OldJoinToken(r *gwv1.RevocationRecord) string {
+	return fmt.Sprintf("edge %s was revoked by %s, and this join token is older than that; it needs one that was made since (gw join-token create)", r.EdgeId, r.By)
+}
+
 // takeIn registers an edge that enrols. One that was revoked comes back as a new one, and only by a join token that was made
 // since: with one that it may have kept it would undo the revocation.
 func (x *change) takeIn(t *gwv1.JoinTokenRecord, edge *gwv1.EdgeRecord) *gwv1.Refusal {
@@ -77,8 +82,7 @@ func (x *change) takeIn(t *gwv1.JoinTokenRecord, edge *gwv1.EdgeRecord) *gwv1.Re
 		return refuse(gwv1.RefusalCode_REFUSAL_CODE_CHANGED, "changed", fmt.Sprintf("edge %s was revoked in this moment; enrol again", e.Id))
 	}
 	if r, ok := one[*gwv1.RevocationRecord](x.tx, tableRevocations, byID, []byte(e.Id)); ok && t.Made < r.Before {
-		return refuse(gwv1.RefusalCode_REFUSAL_CODE_DENIED, "revoked",
-			fmt.Sprintf("edge %s was revoked by %s, and this join token is older than that; it needs one that was made since (gw join-token create)", e.Id, r.By))
+		return refuse(gwv1.RefusalCode_REFUSAL_CODE_DENIED, "revoked", OldJoinToken(r))
 	}
 	e.Retry = 0
 	if old, ok := one[*gwv1.EdgeRecord](x.tx, tableEdges, byID, []byte(e.Id)); ok {
