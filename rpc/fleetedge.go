@@ -139,7 +139,7 @@ func sentenceOf(e *gwv1.TimelineEntry) string {
 	case gwv1.TimelineEvent_TIMELINE_EVENT_LABELS_CHANGED:
 		return with("labels changed")
 	case gwv1.TimelineEvent_TIMELINE_EVENT_NAMESPACE_CHANGED:
-		return with("another namespace")
+		return with("came from another namespace")
 	case gwv1.TimelineEvent_TIMELINE_EVENT_REVOKED:
 		return "certificates revoked"
 	case gwv1.TimelineEvent_TIMELINE_EVENT_REMOVED:

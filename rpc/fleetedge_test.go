@@ -152,6 +152,28 @@ func TestARevokedEdgeDoesNotComeBackByRepeatingItsEnrolment(t *testing.T) {
 	}
 }
 
+// Who takes an ID in another namespace doesn't take its past.
+func TestTheTimelineOfAnIDStaysInItsNamespace(t *testing.T) {
+	h := newHarness(t)
+	h.enroll("a", "e1")
+	_, err := h.hub.Fleet.SetEdgeLabels(h.as(RoleAdmin), &gwv1.SetEdgeLabelsRequest{Id: "e1", Set: map[string]string{"customer": "4711"}})
+	must(t, err)
+	_, err = h.hub.Fleet.RemoveEdge(h.as(RoleAdmin), &gwv1.RemoveEdgeRequest{Id: "e1"})
+	must(t, err)
+	h.enroll("a", "e1")
+	if got := h.edgeShown("e1"); !strings.Contains(got.String(), "4711") {
+		t.Errorf("its own past is gone: %v", got.Events)
+	}
+	_, err = h.hub.Fleet.RemoveEdge(h.as(RoleAdmin), &gwv1.RemoveEdgeRequest{Id: "e1"})
+	must(t, err)
+	h.enroll("b", "e1")
+	got, err := h.hub.Fleet.GetEdge(h.as(RoleViewer, "b"), &gwv1.GetEdgeRequest{Id: "e1"})
+	must(t, err)
+	if len(got.Events) != 1 || got.Events[0].Kind != gwv1.EdgeEventKind_EDGE_EVENT_KIND_ENROLLED {
+		t.Errorf("shown what happened elsewhere: %v", got.Events)
+	}
+}
+
 func TestARevokedCertificateThatEndedIsNotRenewed(t *testing.T) {
 	h := newHarness(t)
 	e := h.enroll("default", "e1")

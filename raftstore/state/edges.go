@@ -101,7 +101,7 @@ func (x *change) takeIn(t *gwv1.JoinTokenRecord, edge *gwv1.EdgeRecord) *gwv1.Re
 	}
 	x.put(tableEdges, e)
 	x.noteOutcomes(e.Id, e.Namespace, e)
-	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_ENROLLED, Text: "join token " + t.Id})
+	x.happened(e.Id, e.Namespace, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_ENROLLED, Text: "join token " + t.Id})
 	return nil
 }
 
@@ -154,7 +154,7 @@ func (x *change) updateEdges(m *gwv1.UpdateEdges) *gwv1.Refusal {
 		}
 		x.put(tableEdges, e)
 		x.noteOutcomes(e.Id, old.Namespace, e)
-		x.happened(e.Id, differences(old, e)...)
+		x.happened(e.Id, e.Namespace, differences(old, e)...)
 	}
 	return nil
 }
@@ -167,7 +167,7 @@ func (x *change) registerAgain(e *gwv1.EdgeRecord) {
 	e.Retry = 0
 	x.put(tableEdges, e)
 	x.noteOutcomes(e.Id, e.Namespace, e)
-	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REGISTERED_AGAIN, Release: e.LoadedRelease})
+	x.happened(e.Id, e.Namespace, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REGISTERED_AGAIN, Release: e.LoadedRelease})
 }
 
 func (x *change) removeEdge(m *gwv1.RemoveEdgeRecord) *gwv1.Refusal {
@@ -177,7 +177,7 @@ func (x *change) removeEdge(m *gwv1.RemoveEdgeRecord) *gwv1.Refusal {
 	}
 	x.drop(tableEdges, e)
 	x.noteOutcomes(e.Id, e.Namespace, nil)
-	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REMOVED, By: x.command.Actor})
+	x.happened(e.Id, e.Namespace, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REMOVED, By: x.command.Actor})
 	x.audit("remove_edge", "edge/"+e.Id, e.Namespace)
 	return nil
 }
@@ -225,7 +225,7 @@ func (x *change) revokeEdge(m *gwv1.RevokeEdgeRecord) *gwv1.Refusal {
 	}
 	x.put(tableRevocations, &gwv1.RevocationRecord{EdgeId: e.Id, Before: x.stamp(), At: x.at, By: x.command.Actor})
 	x.cluster.EdgeNotice = x.stamp()
-	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REVOKED, By: x.command.Actor})
+	x.happened(e.Id, e.Namespace, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REVOKED, By: x.command.Actor})
 	x.audit("revoke_edge", "edge/"+e.Id, e.Namespace)
 	return nil
 }
@@ -237,7 +237,7 @@ func (x *change) forgetRevocation(r *gwv1.RevocationRecord) {
 	if ok && e.Lineage < r.Before {
 		x.drop(tableEdges, e)
 		x.noteOutcomes(e.Id, e.Namespace, nil)
-		x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REMOVED, Text: "long revoked"})
+		x.happened(e.Id, e.Namespace, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_REMOVED, Text: "long revoked"})
 	}
 	x.drop(tableRevocations, r)
 }
@@ -256,7 +256,7 @@ func (x *change) retryEdge(m *gwv1.RetryEdgeRecord) *gwv1.Refusal {
 	e.Retry = x.stamp()
 	x.cluster.EdgeNotice = e.Retry
 	x.put(tableEdges, e)
-	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_RETRY_ASKED, By: x.command.Actor})
+	x.happened(e.Id, e.Namespace, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_RETRY_ASKED, By: x.command.Actor})
 	x.audit("retry_edge", "edge/"+e.Id, e.Namespace)
 	return nil
 }
@@ -282,7 +282,7 @@ func (x *change) labelEdge(m *gwv1.LabelEdgeRecord) *gwv1.Refusal {
 		return nil
 	}
 	x.put(tableEdges, e)
-	x.happened(e.Id, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_LABELS_CHANGED, By: x.command.Actor, Text: shownLabels(e.Labels)})
+	x.happened(e.Id, e.Namespace, &gwv1.TimelineEntry{Event: gwv1.TimelineEvent_TIMELINE_EVENT_LABELS_CHANGED, By: x.command.Actor, Text: shownLabels(e.Labels)})
 	x.audit("label_edge", "edge/"+e.Id, e.Namespace)
 	return nil
 }

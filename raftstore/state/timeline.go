@@ -38,13 +38,17 @@ func (s *State) Timeline(edgeID string) []*gwv1.TimelineEntry {
 	return entries
 }
 
-// happened adds to an edge's timeline; time, and who did it, are the command's.
-func (x *change) happened(edgeID string, entries ...*gwv1.TimelineEntry) {
+// happened adds to the timeline of an edge of a namespace; the time is the command's. An ID that is in another namespace now
+// begins anew: who may see one namespace is not shown what happened in the other.
+func (x *change) happened(edgeID, namespace string, entries ...*gwv1.TimelineEntry) {
 	if len(entries) == 0 {
 		return
 	}
 	old, _ := one[*gwv1.TimelineRecord](x.tx, tableTimelines, byID, []byte(edgeID))
-	next := &gwv1.TimelineRecord{EdgeId: edgeID}
+	if old.GetNamespace() != namespace {
+		old = nil
+	}
+	next := &gwv1.TimelineRecord{EdgeId: edgeID, Namespace: namespace}
 	var added bytes.Buffer
 	for _, e := range entries {
 		e.At, e.Text = x.at, cut(e.Text, maxTimelineText)
@@ -97,7 +101,7 @@ func timelineEntries(b []byte) (entries []*gwv1.TimelineEntry, err error) {
 }
 
 func validTimeline(r *gwv1.TimelineRecord) string {
-	if p := nameProblem("edge ID", r.EdgeId); p != "" {
+	if p := first(nameProblem("edge ID", r.EdgeId), edgeNamespaceProblem(r.Namespace)); p != "" {
 		return p
 	}
 	entries, err := timelineEntries(r.Entries)
@@ -127,7 +131,7 @@ func differences(old, e *gwv1.EdgeRecord) (entries []*gwv1.TimelineEntry) {
 		entries = append(entries, &gwv1.TimelineEntry{Event: event, Release: release, Text: text})
 	}
 	if old.Namespace != e.Namespace {
-		add(gwv1.TimelineEvent_TIMELINE_EVENT_NAMESPACE_CHANGED, 0, old.Namespace+" → "+e.Namespace)
+		add(gwv1.TimelineEvent_TIMELINE_EVENT_NAMESPACE_CHANGED, 0, "") // not which: see happened
 	}
 	if old.CertificateSerial != e.CertificateSerial && old.Lineage == e.Lineage {
 		add(gwv1.TimelineEvent_TIMELINE_EVENT_CERTIFICATE_RENEWED, 0, "until "+time.Unix(0, e.CertificateNotAfter).UTC().Format(time.RFC3339))

@@ -1470,7 +1470,10 @@ type PushReleases struct {
 	// Without it, a push that removes more than half of a namespace's resources is refused.
 	ConfirmRemoval bool `protobuf:"varint,3,opt,name=confirm_removal,json=confirmRemoval,proto3" json:"confirm_removal,omitempty"`
 	// Push although pushes are frozen.
-	BreakGlass    bool `protobuf:"varint,4,opt,name=break_glass,json=breakGlass,proto3" json:"break_glass,omitempty"`
+	BreakGlass bool `protobuf:"varint,4,opt,name=break_glass,json=breakGlass,proto3" json:"break_glass,omitempty"`
+	// SHA-256 of what was asked for: what is pushed depends on the state as well, and a repetition is known by this. Empty if
+	// nobody can repeat it.
+	Request       []byte `protobuf:"bytes,5,opt,name=request,proto3" json:"request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1533,6 +1536,13 @@ func (x *PushReleases) GetBreakGlass() bool {
 	return false
 }
 
+func (x *PushReleases) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
 // RollbackReleases makes releases with the content of older ones. The working configuration stays as it is.
 type RollbackReleases struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1542,8 +1552,10 @@ type RollbackReleases struct {
 	Namespaces     []*RollbackNamespace `protobuf:"bytes,3,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
 	ConfirmRemoval bool                 `protobuf:"varint,4,opt,name=confirm_removal,json=confirmRemoval,proto3" json:"confirm_removal,omitempty"`
 	BreakGlass     bool                 `protobuf:"varint,5,opt,name=break_glass,json=breakGlass,proto3" json:"break_glass,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// As in PushReleases.
+	Request       []byte `protobuf:"bytes,6,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RollbackReleases) Reset() {
@@ -1609,6 +1621,13 @@ func (x *RollbackReleases) GetBreakGlass() bool {
 		return x.BreakGlass
 	}
 	return false
+}
+
+func (x *RollbackReleases) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
 }
 
 type RollbackNamespace struct {
@@ -1833,9 +1852,11 @@ func (x *NamespaceChecksum) GetChecksum() []byte {
 }
 
 type PushedReleases struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Namespaces    []*PushedRelease       `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Number     uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Namespaces []*PushedRelease       `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	// As in the command.
+	Request       []byte `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1880,6 +1901,13 @@ func (x *PushedReleases) GetNumber() uint64 {
 func (x *PushedReleases) GetNamespaces() []*PushedRelease {
 	if x != nil {
 		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *PushedReleases) GetRequest() []byte {
+	if x != nil {
+		return x.Request
 	}
 	return nil
 }
@@ -4960,7 +4988,9 @@ type TimelineRecord struct {
 	// TimelineEntry messages, each with its length before it as a varint, oldest first: one piece of memory instead of 32.
 	Entries []byte `protobuf:"bytes,2,opt,name=entries,proto3" json:"entries,omitempty"`
 	// When the edge was removed; 0 while it is registered.
-	RemovedAt     int64 `protobuf:"varint,3,opt,name=removed_at,json=removedAt,proto3" json:"removed_at,omitempty"`
+	RemovedAt int64 `protobuf:"varint,3,opt,name=removed_at,json=removedAt,proto3" json:"removed_at,omitempty"`
+	// Where the edge was registered last: who takes its ID in another namespace does not take its past.
+	Namespace     string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5014,6 +5044,13 @@ func (x *TimelineRecord) GetRemovedAt() int64 {
 		return x.RemovedAt
 	}
 	return 0
+}
+
+func (x *TimelineRecord) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
 }
 
 type TimelineEntry struct {
@@ -6568,7 +6605,7 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\x10outside_releases\x18\f \x01(\bR\x0foutsideReleases\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\b\x10\t\"\xa6\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\b\x10\t\"\xc0\x01\n" +
 	"\fPushReleases\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\tR\x04note\x128\n" +
 	"\n" +
@@ -6576,7 +6613,8 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"namespaces\x12'\n" +
 	"\x0fconfirm_removal\x18\x03 \x01(\bR\x0econfirmRemoval\x12\x1f\n" +
 	"\vbreak_glass\x18\x04 \x01(\bR\n" +
-	"breakGlass\"\xba\x01\n" +
+	"breakGlass\x12\x18\n" +
+	"\arequest\x18\x05 \x01(\fR\arequest\"\xd4\x01\n" +
 	"\x10RollbackReleases\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\tR\x04note\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x04R\x02to\x128\n" +
@@ -6585,7 +6623,8 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"namespaces\x12'\n" +
 	"\x0fconfirm_removal\x18\x04 \x01(\bR\x0econfirmRemoval\x12\x1f\n" +
 	"\vbreak_glass\x18\x05 \x01(\bR\n" +
-	"breakGlass\"}\n" +
+	"breakGlass\x12\x18\n" +
+	"\arequest\x18\x06 \x01(\fR\arequest\"}\n" +
 	"\x11RollbackNamespace\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\x04R\x06source\x12\x1a\n" +
@@ -6602,12 +6641,13 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"namespaces\"M\n" +
 	"\x11NamespaceChecksum\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
-	"\bchecksum\x18\x02 \x01(\fR\bchecksum\"^\n" +
+	"\bchecksum\x18\x02 \x01(\fR\bchecksum\"x\n" +
 	"\x0ePushedReleases\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x124\n" +
 	"\n" +
 	"namespaces\x18\x02 \x03(\v2\x14.gw.v1.PushedReleaseR\n" +
-	"namespaces\"\xcb\x01\n" +
+	"namespaces\x12\x18\n" +
+	"\arequest\x18\x03 \x01(\fR\arequest\"\xcb\x01\n" +
 	"\rPushedRelease\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\breleased\x18\x02 \x01(\bR\breleased\x12\x16\n" +
@@ -6878,12 +6918,13 @@ const file_gw_v1_log_proto_rawDesc = "" +
 	"\aedge_id\x18\x01 \x01(\tR\x06edgeId\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\x04R\x06before\x12\x0e\n" +
 	"\x02at\x18\x03 \x01(\x03R\x02at\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\"b\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\x80\x01\n" +
 	"\x0eTimelineRecord\x12\x17\n" +
 	"\aedge_id\x18\x01 \x01(\tR\x06edgeId\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\fR\aentries\x12\x1d\n" +
 	"\n" +
-	"removed_at\x18\x03 \x01(\x03R\tremovedAt\"\x89\x01\n" +
+	"removed_at\x18\x03 \x01(\x03R\tremovedAt\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\"\x89\x01\n" +
 	"\rTimelineEntry\x12\x0e\n" +
 	"\x02at\x18\x01 \x01(\x03R\x02at\x12*\n" +
 	"\x05event\x18\x02 \x01(\x0e2\x14.gw.v1.TimelineEventR\x05event\x12\x0e\n" +
