@@ -29,6 +29,7 @@ const (
 	ReasonAlreadyExists     = "already_exists"
 	ReasonChanged           = "changed"
 	ReasonPrecondition      = "precondition"
+	ReasonKeyReused         = "idempotency_key_reused"
 	ReasonMissingSecret     = "missing_secret"
 	ReasonTooLarge          = "too_large"
 	ReasonForbidden         = "forbidden"

@@ -93,7 +93,7 @@ func repeated(ctx context.Context, st *state.State) (*gwv1.Result, bool) {
 
 // keyReused is the answer to an idempotency key that was given to another call before.
 func keyReused() error {
-	return &Error{Reason: ReasonPrecondition, Message: "this idempotency key was used for another call; use a new one"}
+	return &Error{Reason: ReasonKeyReused, Message: "this idempotency key was used for another call; use a new one"}
 }
 
 func newID() string {

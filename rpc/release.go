@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -8,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"slices"
 
@@ -227,8 +229,9 @@ func (s *ReleaseServer) Push(ctx context.Context, r *gwv1.PushRequest) (*gwv1.Pu
 	if err := admitPush(ctx, r, r.Scope, r.BreakGlass, r.Note); err != nil {
 		return nil, err
 	}
-	return s.release(ctx, r.Base, r.BreakGlass, func(st *state.State) (*plan, error) { return makePlan(st, r.Scope) }, func(p *plan) *gwv1.Command {
-		body := &gwv1.PushReleases{Note: r.Note, ConfirmRemoval: r.ConfirmRemoval, BreakGlass: r.BreakGlass}
+	asked := requestOf(ctx, r)
+	return s.release(ctx, asked, r.Base, r.BreakGlass, func(st *state.State) (*plan, error) { return makePlan(st, r.Scope) }, func(p *plan) *gwv1.Command {
+		body := &gwv1.PushReleases{Note: r.Note, ConfirmRemoval: r.ConfirmRemoval, BreakGlass: r.BreakGlass, Request: asked}
 		for _, n := range p.namespaces {
 			body.Namespaces = append(body.Namespaces, &gwv1.NamespaceChecksum{Namespace: n.name, Checksum: n.checksum[:]})
 		}
@@ -251,12 +254,24 @@ func admitPush(ctx context.Context, r proto.Message, scope *gwv1.Scope, breakGla
 	return nil
 }
 
-// release makes the releases of a plan: it checks what the plan would release and proposes the command made of it.
-// Without a base it does so again when somebody saved or pushed meanwhile.
-func (s *ReleaseServer) release(ctx context.Context, base string, breakGlass bool,
+// requestOf identifies what a call with an idempotency key asks for; nil without a key.
+func requestOf(ctx context.Context, r proto.Message) []byte {
+	if keyOf(ctx) == "" {
+		return nil
+	}
+	h := sha256.New()
+	io.WriteString(h, string(r.ProtoReflect().Descriptor().FullName()))
+	b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(r) // fails for text that isn't UTF-8, which no request has
+	h.Write(b)
+	return h.Sum(nil)
+}
+
+// release makes the releases of a plan, as was asked for: it checks what the plan would release and proposes the command
+// made of it. Without a base it does so again when somebody saved or pushed meanwhile.
+func (s *ReleaseServer) release(ctx context.Context, asked []byte, base string, breakGlass bool,
 	make func(*state.State) (*plan, error), command func(*plan) *gwv1.Command) (*gwv1.PushResponse, error) {
 	for try := 1; ; try++ {
-		answer, err := s.releaseOnce(ctx, base, breakGlass, make, command)
+		answer, err := s.releaseOnce(ctx, asked, base, breakGlass, make, command)
 		var refused *raftstore.Refused
 		if base == "" && try < maxPushTries && errors.As(err, &refused) && refused.Refusal.GetCode() == gwv1.RefusalCode_REFUSAL_CODE_CHANGED {
 			continue
@@ -265,7 +280,7 @@ func (s *ReleaseServer) release(ctx context.Context, base string, breakGlass boo
 	}
 }
 
-func (s *ReleaseServer) releaseOnce(ctx context.Context, base string, breakGlass bool,
+func (s *ReleaseServer) releaseOnce(ctx context.Context, asked []byte, base string, breakGlass bool,
 	make func(*state.State) (*plan, error), command func(*plan) *gwv1.Command) (*gwv1.PushResponse, error) {
 	st, err := s.read(ctx)
 	if err != nil {
@@ -273,7 +288,7 @@ func (s *ReleaseServer) releaseOnce(ctx context.Context, base string, breakGlass
 	}
 	// A repeated call gets its first answer even if what is saved now could not be pushed.
 	if first, ok := repeated(ctx, st); ok {
-		return pushed(first)
+		return pushed(first, asked)
 	}
 	p, err := make(st)
 	if err != nil {
@@ -292,11 +307,12 @@ func (s *ReleaseServer) releaseOnce(ctx context.Context, base string, breakGlass
 	if err != nil {
 		return nil, err
 	}
-	return pushed(result)
+	return pushed(result, asked)
 }
 
-func pushed(r *gwv1.Result) (*gwv1.PushResponse, error) {
-	if r.GetPush() == nil {
+// pushed is the answer to what was asked for; the result may be that of an earlier call with the same key.
+func pushed(r *gwv1.Result, asked []byte) (*gwv1.PushResponse, error) {
+	if r.GetPush() == nil || !bytes.Equal(r.Push.Request, asked) {
 		return nil, keyReused()
 	}
 	answer := &gwv1.PushResponse{}

@@ -156,6 +156,27 @@ func TestARepeatedPushGivesTheFirstAnswer(t *testing.T) {
 	h.refused(err, connect.CodeFailedPrecondition, "idempotency_key_reused", "")
 }
 
+// Another push is not a repetition, whatever its key is.
+func TestAPushWithTheKeyOfAnotherIsRefused(t *testing.T) {
+	h := newHarness(t)
+	h.apply(api("a", "x", "/a"), api("b", "x", "/b"))
+	once := WithIdempotencyKey(h.as(RoleOperator), "k")
+	_, err := h.hub.Releases.Push(once, &gwv1.PushRequest{Scope: &gwv1.Scope{Namespaces: []string{"a"}}})
+	must(t, err)
+	for _, r := range []*gwv1.PushRequest{
+		{Scope: &gwv1.Scope{Namespaces: []string{"b"}}}, {Scope: &gwv1.Scope{Namespaces: []string{"a"}}, Note: "n"},
+		{Scope: &gwv1.Scope{Namespaces: []string{"nowhere"}}}, {},
+	} {
+		_, err = h.hub.Releases.Push(once, r)
+		h.refused(err, connect.CodeFailedPrecondition, "idempotency_key_reused", "")
+	}
+	_, err = h.hub.Releases.Rollback(once, &gwv1.RollbackRequest{Scope: &gwv1.Scope{Namespaces: []string{"a"}}})
+	h.refused(err, connect.CodeFailedPrecondition, "idempotency_key_reused", "")
+	if _, ok := h.store.State().Target("b"); ok {
+		t.Error("b was pushed")
+	}
+}
+
 func TestPreviewShowsBothSides(t *testing.T) {
 	h := newHarness(t)
 	h.apply(api("", "changed", "/before"), api("", "gone", "/gone"), api("", "same", "/same"))

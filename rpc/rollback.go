@@ -13,8 +13,9 @@ func (s *ReleaseServer) Rollback(ctx context.Context, r *gwv1.RollbackRequest) (
 	if err := admitPush(ctx, r, r.Scope, r.BreakGlass, r.Note); err != nil {
 		return nil, err
 	}
-	return s.release(ctx, r.Base, r.BreakGlass, func(st *state.State) (*plan, error) { return makeRollback(st, r.Scope, r.To) }, func(p *plan) *gwv1.Command {
-		body := &gwv1.RollbackReleases{Note: r.Note, To: r.To, ConfirmRemoval: r.ConfirmRemoval, BreakGlass: r.BreakGlass}
+	asked := requestOf(ctx, r)
+	return s.release(ctx, asked, r.Base, r.BreakGlass, func(st *state.State) (*plan, error) { return makeRollback(st, r.Scope, r.To) }, func(p *plan) *gwv1.Command {
+		body := &gwv1.RollbackReleases{Note: r.Note, To: r.To, ConfirmRemoval: r.ConfirmRemoval, BreakGlass: r.BreakGlass, Request: asked}
 		for _, n := range p.namespaces {
 			body.Namespaces = append(body.Namespaces, &gwv1.RollbackNamespace{Namespace: n.name, Source: n.source.Number,
 				Checksum: n.checksum[:], Target: n.number()})

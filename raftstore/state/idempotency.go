@@ -71,7 +71,7 @@ func (x *change) dropIdempotency(r *gwv1.IdempotencyRecord) {
 }
 
 // fingerprintOf identifies what a command asks for. A retry is made anew by its proposer, with other IDs, times,
-// hashes, seals and stages: these don't count, or no retry would ever be recognised.
+// hashes, seals and stages, and plans a push by another state: these don't count, or no retry would ever be recognised.
 func fingerprintOf(c *gwv1.Command) [sha256.Size]byte {
 	body := proto.CloneOf(&gwv1.Command{Body: c.Body})
 	switch b := body.Body.(type) {
@@ -80,9 +80,9 @@ func fingerprintOf(c *gwv1.Command) [sha256.Size]byte {
 	case *gwv1.Command_ChangeResources:
 		b.ChangeResources = requested(b.ChangeResources)
 	case *gwv1.Command_PushReleases:
-		for _, n := range b.PushReleases.GetNamespaces() {
-			n.Checksum = nil
-		}
+		b.PushReleases = &gwv1.PushReleases{Request: b.PushReleases.GetRequest()}
+	case *gwv1.Command_RollbackReleases:
+		b.RollbackReleases = &gwv1.RollbackReleases{Request: b.RollbackReleases.GetRequest()}
 	case *gwv1.Command_PutApp:
 		if a := b.PutApp.GetApp(); a != nil {
 			a.Id, a.CreatedAt = "", 0

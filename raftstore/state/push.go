@@ -15,7 +15,7 @@ const MaxEffective = 64 << 20
 
 // pushReleases makes a release for each named namespace whose effective configuration differs from its target.
 func (x *change) pushReleases(m *gwv1.PushReleases) *gwv1.Refusal {
-	if r := checkScope(m.GetNote(), m.GetNamespaces()); r != nil {
+	if r := checkScope(m.GetNote(), m.GetRequest(), m.GetNamespaces()); r != nil {
 		return r
 	}
 	plans := make([]*plan, 0, len(m.Namespaces))
@@ -32,13 +32,13 @@ func (x *change) pushReleases(m *gwv1.PushReleases) *gwv1.Refusal {
 	if len(found) > 0 {
 		return refusalOf(found)
 	}
-	x.makeReleases(plans, &gwv1.PushRecord{Note: m.Note, BreakGlass: m.BreakGlass})
+	x.makeReleases(m.Request, plans, &gwv1.PushRecord{Note: m.Note, BreakGlass: m.BreakGlass})
 	return nil
 }
 
 // rollbackReleases makes a release with the content of an older one for each named namespace.
 func (x *change) rollbackReleases(m *gwv1.RollbackReleases) *gwv1.Refusal {
-	if r := checkScope(m.GetNote(), m.GetNamespaces()); r != nil {
+	if r := checkScope(m.GetNote(), m.GetRequest(), m.GetNamespaces()); r != nil {
 		return r
 	}
 	plans := make([]*plan, 0, len(m.Namespaces))
@@ -59,7 +59,7 @@ func (x *change) rollbackReleases(m *gwv1.RollbackReleases) *gwv1.Refusal {
 	if len(found) > 0 {
 		return refusalOf(found)
 	}
-	x.makeReleases(plans, &gwv1.PushRecord{Note: m.Note, BreakGlass: m.BreakGlass, Rollback: true, RollbackTo: m.To})
+	x.makeReleases(m.Request, plans, &gwv1.PushRecord{Note: m.Note, BreakGlass: m.BreakGlass, Rollback: true, RollbackTo: m.To})
 	return nil
 }
 
@@ -69,7 +69,7 @@ type scoped interface {
 	GetChecksum() []byte
 }
 
-func checkScope[N scoped](note string, scope []N) *gwv1.Refusal {
+func checkScope[N scoped](note string, request []byte, scope []N) *gwv1.Refusal {
 	if len(scope) == 0 {
 		return invalid("a push of no namespace")
 	}
@@ -84,15 +84,19 @@ func checkScope[N scoped](note string, scope []N) *gwv1.Refusal {
 		}
 		seen[n.GetNamespace()] = true
 	}
-	if p := textProblem("note", note, maxText); p != "" {
+	p := textProblem("note", note, maxText)
+	if p == "" && len(request) > 0 {
+		p = hashProblem("request", request)
+	}
+	if p != "" {
 		return invalid(p)
 	}
 	return nil
 }
 
-// makeReleases makes the planned releases and, if there are any, the record of the push that r begins.
-func (x *change) makeReleases(plans []*plan, r *gwv1.PushRecord) {
-	x.result.Push = &gwv1.PushedReleases{}
+// makeReleases makes the planned releases, as a request asked for, and, if there are any, the record of the push that r begins.
+func (x *change) makeReleases(request []byte, plans []*plan, r *gwv1.PushRecord) {
+	x.result.Push = &gwv1.PushedReleases{Request: request}
 	for _, p := range plans {
 		x.result.Push.Namespaces = append(x.result.Push.Namespaces, x.release(p, r.Note))
 	}
