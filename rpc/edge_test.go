@@ -16,6 +16,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"gw/node/fleet"
 	"gw/rpc/gwv1"
 	"gw/rpc/gwv1/gwv1connect"
 	"gw/rpc/identity"
@@ -56,6 +57,45 @@ func TestEnrollUsesUpTheJoinToken(t *testing.T) {
 	}
 	_, err = client.Enroll(t.Context(), enrolment(t, once, "e2"))
 	h.refused(err, connect.CodeFailedPrecondition, ReasonTokenUsedUp, "1 of 1")
+}
+
+// What one edge says of itself doesn't keep others from being recorded.
+func TestWhatCanNotBeRecordedOfAnEdgeIsLeftOut(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e2")
+	_, err := e.Heartbeat(t.Context(), &gwv1.HeartbeatRequest{SessionId: e.session, LoadedChecksum: []byte{1}})
+	h.refused(err, connect.CodeInvalidArgument, ReasonInvalid, "")
+	e.beat(t, h.target("default"))
+	h.fleet.Beat(identity.Edge{ClusterID: h.ca.ClusterID(), Namespace: "default", ID: "e1"}, "10.0.0.1:1",
+		&gwv1.HeartbeatRequest{SessionId: newID(), LoadedChecksum: []byte{1}}, fleet.Certificate{})
+	must(t, h.hub.core.recordEdges(h.as(RoleAdmin)))
+	if r, _ := h.store.State().Edge("e2"); r.GetBuild() != "abc" {
+		t.Errorf("recorded %v", r)
+	}
+	if _, ok := h.store.State().Edge("e1"); ok {
+		t.Error("what is wrong was recorded")
+	}
+}
+
+// Labels can be long, and a log entry has its limit.
+func TestManyEdgesWithLongLabelsAreRecorded(t *testing.T) {
+	h := newHarness(t)
+	labels := map[string]string{}
+	for i := range 32 {
+		labels[fmt.Sprintf("label-%d", i)] = strings.Repeat("x", 250)
+	}
+	token := h.joinToken("default", func(r *gwv1.CreateJoinTokenRequest) { r.Labels = labels })
+	for i := range 140 {
+		e := h.enrollWith(token, fmt.Sprintf("e%d", i))
+		_, err := h.hub.Edges.Heartbeat(h.calls(certificateOf(t, h, e)), &gwv1.HeartbeatRequest{SessionId: e.session, Build: "new"})
+		must(t, err)
+	}
+	must(t, h.hub.core.recordEdges(h.as(RoleAdmin)))
+	for r := range h.store.State().Edges() {
+		if r.Build != "new" || len(r.Labels) != 32 {
+			t.Fatalf("recorded %v", r)
+		}
+	}
 }
 
 func TestEnrollingAgainAfterALostAnswerUsesTheTokenOnce(t *testing.T) {

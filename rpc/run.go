@@ -16,8 +16,10 @@ import (
 const (
 	dutyInterval = time.Second
 	purgeEvery   = time.Minute
-	// recordsPerCommand bounds a batch of registry changes; a record is at most a few KiB, mostly labels.
-	recordsPerCommand = 200
+	// recordsPerCommand and recordBytesPerCommand bound a batch of registry changes; a record is at most some tens of KiB,
+	// mostly labels.
+	recordsPerCommand     = 200
+	recordBytesPerCommand = 256 << 10
 )
 
 // Run keeps the hub's picture of edges and hubs true until ctx ends or the store closes, and returns why it ended; the
@@ -84,10 +86,7 @@ func (k *core) recordEdges(ctx context.Context) error {
 		st, err := k.read(ctx)
 		var changed []*gwv1.EdgeRecord
 		if err == nil {
-			changed = k.changedEdges(st, heard)
-		}
-		if err == nil && len(changed) > 0 {
-			_, err = k.propose(ctx, &gwv1.Command{Body: &gwv1.Command_UpdateEdges{UpdateEdges: &gwv1.UpdateEdges{Edges: changed}}})
+			err = k.recordChanged(ctx, k.changedEdges(st, heard))
 		}
 		if err != nil {
 			for _, r := range heard {
@@ -98,8 +97,30 @@ func (k *core) recordEdges(ctx context.Context) error {
 	}
 }
 
-// changedEdges merges what was heard into the registry's records and leaves out what says nothing new.
+// recordChanged proposes records in commands of a bounded size.
+func (k *core) recordChanged(ctx context.Context, changed []*gwv1.EdgeRecord) error {
+	for len(changed) > 0 {
+		n, size := 0, 0
+		for n < len(changed) && (n == 0 || size+proto.Size(changed[n]) <= recordBytesPerCommand) {
+			size += proto.Size(changed[n])
+			n++
+		}
+		_, err := k.propose(ctx, &gwv1.Command{Body: &gwv1.Command_UpdateEdges{UpdateEdges: &gwv1.UpdateEdges{Edges: changed[:n]}}})
+		if err != nil {
+			return err
+		}
+		changed = changed[n:]
+	}
+	return nil
+}
+
+// changedEdges merges what was heard into the registry's records and leaves out what says nothing new, and what the
+// registry would not take: a whole batch would be refused for it.
 func (k *core) changedEdges(st *state.State, heard []*gwv1.EdgeRecord) (changed []*gwv1.EdgeRecord) {
+		if p := state.EdgeProblem(h); p != "" {
+			k.log.Warn("what an edge said of itself can't be recorded", "edge", h.Id, "problem", p)
+			continue
+		}
 	for _, h := range heard {
 		was, ok := st.Edge(h.Id)
 		if !ok {

@@ -191,6 +191,9 @@ func edgeNamespaceProblem(namespace string) string {
 	return nameProblem("namespace", namespace)
 }
 
+// EdgeProblem says why an edge can't be registered or updated like this; "" if it can.
+func EdgeProblem(r *gwv1.EdgeRecord) string { return validEdge(r) }
+
 func validEdge(r *gwv1.EdgeRecord) string {
 	p := first(nameProblem("edge ID", r.Id), edgeNamespaceProblem(r.Namespace), labelsProblem(r.Labels),
 		textProblem("version", r.Version, maxText), textProblem("build", r.Build, maxText),

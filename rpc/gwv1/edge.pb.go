@@ -2612,7 +2612,7 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\xbaH\az\x05\x10\x01\x18\x80@R\x03csr\"c\n" +
 	"\x18RenewCertificateResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12%\n" +
-	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\"\x94\a\n" +
+	"\x0eca_certificate\x18\x02 \x01(\fR\rcaCertificate\"\x97\a\n" +
 	"\x10HeartbeatRequest\x124\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\tsessionId\x12\x1a\n" +
@@ -2622,8 +2622,9 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12!\n" +
 	"\floaded_epoch\x18\x06 \x01(\x04R\vloadedEpoch\x12%\n" +
-	"\x0eloaded_release\x18\a \x01(\x04R\rloadedRelease\x120\n" +
-	"\x0floaded_checksum\x18\b \x01(\fB\a\xbaH\x04z\x02\x18 R\x0eloadedChecksum\x12%\n" +
+	"\x0eloaded_release\x18\a \x01(\x04R\rloadedRelease\x123\n" +
+	"\x0floaded_checksum\x18\b \x01(\fB\n" +
+	"\xbaH\a\xd8\x01\x01z\x02h R\x0eloadedChecksum\x12%\n" +
 	"\x0eaccess_version\x18\t \x01(\x04R\raccessVersion\x12%\n" +
 	"\x06health\x18\n" +
 	" \x01(\x0e2\r.gw.v1.HealthR\x06health\x12-\n" +
@@ -2647,15 +2648,16 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\x06Target\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1a\n" +
-	"\bchecksum\x18\x03 \x01(\fR\bchecksum\"\xce\x01\n" +
+	"\bchecksum\x18\x03 \x01(\fR\bchecksum\"\xd1\x01\n" +
 	"\fWatchRequest\x124\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{32}$R\tsessionId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12%\n" +
-	"\x0eaccess_version\x18\x04 \x01(\x04R\raccessVersion\x12,\n" +
-	"\rbase_checksum\x18\x05 \x01(\fB\a\xbaH\x04z\x02\x18 R\fbaseChecksum\"\x97\x01\n" +
+	"\x0eaccess_version\x18\x04 \x01(\x04R\raccessVersion\x12/\n" +
+	"\rbase_checksum\x18\x05 \x01(\fB\n" +
+	"\xbaH\a\xd8\x01\x01z\x02h R\fbaseChecksum\"\x97\x01\n" +
 	"\rWatchResponse\x12!\n" +
 	"\x04tick\x18\x01 \x01(\v2\v.gw.v1.TickH\x00R\x04tick\x12.\n" +
 	"\x06access\x18\x02 \x01(\v2\x14.gw.v1.AccessChangesH\x00R\x06access\x12*\n" +
@@ -2683,9 +2685,10 @@ const file_gw_v1_edge_proto_rawDesc = "" +
 	"\vdeleted_app\x18\x04 \x01(\tH\x00R\n" +
 	"deletedApp\x12'\n" +
 	"\x0echanged_secret\x18\x05 \x01(\tH\x00R\rchangedSecretB\b\n" +
-	"\x06change\"\x89\x01\n" +
-	"\x13FetchReleaseRequest\x12,\n" +
-	"\rbase_checksum\x18\x01 \x01(\fB\a\xbaH\x04z\x02\x18 R\fbaseChecksum\x12\x1d\n" +
+	"\x06change\"\x8c\x01\n" +
+	"\x13FetchReleaseRequest\x12/\n" +
+	"\rbase_checksum\x18\x01 \x01(\fB\n" +
+	"\xbaH\a\xd8\x01\x01z\x02h R\fbaseChecksum\x12\x1d\n" +
 	"\x04held\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80 R\x04held\x12%\n" +
 	"\x06target\x18\x03 \x01(\v2\r.gw.v1.TargetR\x06target\"\xd1\x01\n" +
 	"\x14FetchReleaseResponse\x12.\n" +
