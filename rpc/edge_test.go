@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"gw/node/fleet"
@@ -95,6 +97,26 @@ func TestManyEdgesWithLongLabelsAreRecorded(t *testing.T) {
 		if r.Build != "new" || len(r.Labels) != 32 {
 			t.Fatalf("recorded %v", r)
 		}
+	}
+}
+
+// What the leader remembers of an edge is bounded by what it knows.
+func TestFieldsNobodyKnowsAreForgotten(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	strange := protowire.AppendBytes(protowire.AppendTag(nil, 5000, protowire.BytesType), make([]byte, 100<<10))
+	e.beat(t, nil, func(r *gwv1.HeartbeatRequest) {
+		r.ProtoReflect().SetUnknown(strange)
+		r.Vitals = &gwv1.Vitals{}
+		r.ApplyError = &gwv1.ApplyError{}
+		r.ApplyError.ProtoReflect().SetUnknown(strange)
+	})
+	if n := proto.Size(h.fleet.Live("e1").Heartbeat); n > 1000 {
+		t.Errorf("%d bytes are remembered", n)
+	}
+	_, err := e.Heartbeat(t.Context(), &gwv1.HeartbeatRequest{SessionId: e.session, HealthReason: strings.Repeat("x", maxEdgeRequest)})
+	if connect.CodeOf(err) != connect.CodeResourceExhausted {
+		t.Errorf("a heartbeat of more than %d bytes: %v", maxEdgeRequest, err)
 	}
 }
 

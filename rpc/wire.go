@@ -12,6 +12,7 @@ import (
 	"connectrpc.com/connect"
 	"connectrpc.com/grpcreflect"
 	"connectrpc.com/validate"
+	"google.golang.org/protobuf/proto"
 
 	"gw/raftstore"
 	"gw/rpc/gwv1/gwv1connect"
@@ -19,7 +20,9 @@ import (
 
 const (
 	maxAdminRequest = 32 << 20
-	maxEdgeRequest  = 8 << 20
+	// maxEdgeRequest is what a heartbeat with all that it may say needs: the leader remembers the last one of every edge.
+	maxEdgeRequest  = 1 << 20
+	maxPayloadBatch = 8 << 20
 	maxHubRequest   = 64 << 10
 	compressFrom    = 1 << 10
 )
@@ -44,14 +47,17 @@ func adminMux(h *Hub) http.Handler {
 }
 
 func edgeMux(h *Hub) http.Handler {
-	// Parts of a release are compressed already, and nothing else of a stream is large.
-	fetch := connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
-		if spec.Procedure == gwv1connect.EdgeServiceFetchReleaseProcedure || spec.Procedure == gwv1connect.EdgeServiceWatchProcedure {
+	own := connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
+		switch spec.Procedure {
+		case gwv1connect.EdgeServiceFetchReleaseProcedure, gwv1connect.EdgeServiceWatchProcedure:
+			// Parts of a release are compressed already, and nothing else of a stream is large.
 			return []connect.HandlerOption{connect.WithCompression("gzip", nil, nil)}
+		case gwv1connect.EdgeServiceSendPluginControlBatchProcedure:
+			return []connect.HandlerOption{connect.WithReadMaxBytes(maxPayloadBatch)}
 		}
 		return nil
 	})
-	path, handler := gwv1connect.NewEdgeServiceHandler(h.Edges, h.core.options(maxEdgeRequest, fetch)...)
+	path, handler := gwv1connect.NewEdgeServiceHandler(h.Edges, h.core.options(maxEdgeRequest, own, connect.WithCodec(knownFields{}))...)
 	mux := http.NewServeMux()
 	mux.Handle(path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == gwv1connect.EdgeServiceWatchProcedure { // those stay, and admission bounds how many come
@@ -67,6 +73,26 @@ func edgeMux(h *Hub) http.Handler {
 		handler.ServeHTTP(w, r)
 	}))
 	return mux
+}
+
+// knownFields is the binary codec, which forgets fields that this version has no name for: what an edge says is
+// remembered, and nothing bounds those.
+type knownFields struct{}
+
+// Name implements connect.Codec.
+func (knownFields) Name() string { return "proto" }
+
+// Marshal implements connect.Codec.
+func (knownFields) Marshal(m any) ([]byte, error) { return proto.Marshal(m.(proto.Message)) }
+
+// MarshalAppend spares connect a copy.
+func (knownFields) MarshalAppend(b []byte, m any) ([]byte, error) {
+	return proto.MarshalOptions{}.MarshalAppend(b, m.(proto.Message))
+}
+
+// Unmarshal implements connect.Codec.
+func (knownFields) Unmarshal(b []byte, m any) error {
+	return proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m.(proto.Message))
 }
 
 type arrivalKey struct{}
