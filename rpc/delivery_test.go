@@ -591,6 +591,36 @@ func TestKVOfHubPluginsIsShown(t *testing.T) {
 	}
 }
 
+// What a hub plugin says and keeps may be from every namespace.
+func TestWhoSeesOneNamespaceIsNotToldOfOthersByAHubPlugin(t *testing.T) {
+	h, r := withReceivers(t)
+	r.set(7, func(_ context.Context, p Payload, _ PluginKV) (bool, error) {
+		if string(p.Payload) == "unwanted" {
+			return false, nil
+		}
+		return true, errors.New("customer 4711 is unknown")
+	})
+	wantText(t, "outcomes", h.enroll("eu", "e1").bring(t, payload(7, 1, "x"), payload(8, 1, "unwanted")), "handled dead_letter")
+	of := func(namespaces ...string) string {
+		a, err := h.hub.Plugins.ListPlugins(h.as(RoleViewer, namespaces...), &gwv1.ListPluginsRequest{})
+		must(t, err)
+		var letters uint32
+		told := false
+		for _, p := range a.Plugins {
+			letters += p.DeadLetters
+			told = told || p.LastError != ""
+		}
+		return fmt.Sprint(letters, told)
+	}
+	for _, c := range []struct{ who, want string }{{"", "1 true"}, {"eu", "1 false"}, {"us", "0 false"}} {
+		var namespaces []string
+		if c.who != "" {
+			namespaces = []string{c.who}
+		}
+		wantText(t, "told "+c.who, of(namespaces...), c.want)
+	}
+}
+
 func TestPluginsAreListedWhereverTheyRun(t *testing.T) {
 	h, r := withReceivers(t)
 	r.set(7, add("n"))

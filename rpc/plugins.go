@@ -69,7 +69,7 @@ func (s *PluginServer) ListPlugins(ctx context.Context, r *gwv1.ListPluginsReque
 	for _, d := range s.describeMembers(ctx) {
 		l.addHub(d)
 	}
-	l.addTallies(st)
+	l.addTallies(st, shown, len(p.Namespaces) == 0)
 	answer := &gwv1.ListPluginsResponse{}
 	for _, i := range l.infos {
 		slices.SortFunc(i.Places, func(a, b *gwv1.PluginPlace) int {
@@ -146,8 +146,9 @@ func (l *pluginList) addHub(d described) {
 	}
 }
 
-// addTallies takes what the state keeps by plugin ID.
-func (l *pluginList) addTallies(st *state.State) {
+// addTallies takes what the state keeps by plugin ID. A hub plugin serves every namespace, so what it keeps and what it said
+// last is shown only to who may see them all.
+func (l *pluginList) addTallies(st *state.State, shown func(namespace string) bool, all bool) {
 	hub := func(id uint32) *gwv1.PluginInfo {
 		for n, i := range l.infos {
 			if n.id == id && n.kind == typeHub {
@@ -156,6 +157,14 @@ func (l *pluginList) addTallies(st *state.State) {
 		}
 		return l.of(pluginName{id: id, kind: typeHub, namespace: resource.Global})
 	}
+	for d := range st.DeadLetters() {
+		if shown(d.Namespace) {
+			hub(d.PluginId).DeadLetters++
+		}
+	}
+	if !all {
+		return
+	}
 	for t := range st.PluginTallies() {
 		i := hub(t.PluginId)
 		i.PayloadsSettled, i.PayloadErrors, i.LastError, i.LastErrorAt = t.Handled, t.Errors, t.LastError, stamp(t.LastErrorAt)
@@ -163,9 +172,6 @@ func (l *pluginList) addTallies(st *state.State) {
 	for size := range st.PluginKVSizes() {
 		i := hub(size.PluginId)
 		i.KvKeys, i.KvBytes = size.Keys, size.Bytes
-	}
-	for d := range st.DeadLetters() {
-		hub(d.PluginId).DeadLetters++
 	}
 }
 

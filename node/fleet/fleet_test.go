@@ -71,8 +71,8 @@ func TestSessionsOfOneIDAreBounded(t *testing.T) {
 func TestStreamState(t *testing.T) {
 	f, c := newFleet()
 	f.Beat(edgeID("e"), "a", beat("s", 1), Certificate{})
-	_, first := f.OpenStream(edgeID("e"), "s", "a")
-	_, second := f.OpenStream(edgeID("e"), "s", "a") // a reconnect overlaps
+	_, first, _ := f.OpenStream(edgeID("e"), "s", "a")
+	_, second, _ := f.OpenStream(edgeID("e"), "s", "a") // a reconnect overlaps
 	c.advance(time.Second)
 	first()
 	if !f.Live("e").Streaming {
@@ -90,7 +90,7 @@ func TestForgetEndsStreamsAndTheNextBeatRegistersAgain(t *testing.T) {
 	f, _ := newFleet()
 	f.Beat(edgeID("e"), "a", beat("s", 1), Certificate{})
 	f.Drain(10)
-	gone, release := f.OpenStream(edgeID("e"), "s", "a")
+	gone, release, _ := f.OpenStream(edgeID("e"), "s", "a")
 	defer release()
 	f.Forget("e")
 	select {
@@ -110,7 +110,7 @@ func TestForgetEndsStreamsAndTheNextBeatRegistersAgain(t *testing.T) {
 func TestAHubThatResignsForgetsEveryEdgeAndEndsNoStream(t *testing.T) {
 	f, c := newFleet()
 	f.Beat(edgeID("e"), "a", beat("s", 1), Certificate{})
-	gone, release := f.OpenStream(edgeID("e"), "s", "a")
+	gone, release, _ := f.OpenStream(edgeID("e"), "s", "a")
 	before := f.Revision()
 	f.Resign()
 	select {
@@ -246,7 +246,7 @@ func TestWaitReturnsAtAChange(t *testing.T) {
 
 func TestElapseTellsWhenTimeAloneChangesAState(t *testing.T) {
 	f, c := newFleet()
-	_, release := f.OpenStream(edgeID("e"), "s", "a")
+	_, release, _ := f.OpenStream(edgeID("e"), "s", "a")
 	f.Beat(edgeID("e"), "a", beat("s", 1), Certificate{})
 	moved := func() bool {
 		before := f.Revision()
@@ -270,5 +270,24 @@ func TestElapseTellsWhenTimeAloneChangesAState(t *testing.T) {
 	c.advance(time.Second)
 	if !moved() {
 		t.Error("10 s after the stream broke: not moved")
+	}
+}
+
+func TestStreamsOfAnEdgeAreBounded(t *testing.T) {
+	f, _ := newFleet()
+	var release func()
+	for i := range maxStreams {
+		_, r, ok := f.OpenStream(edgeID("e"), fmt.Sprint(i), "a") // more processes than are remembered
+		if !ok {
+			t.Fatalf("stream %d is refused", i)
+		}
+		release = r
+	}
+	if _, _, ok := f.OpenStream(edgeID("e"), "0", "a"); ok {
+		t.Error("one too many is let in")
+	}
+	release()
+	if _, _, ok := f.OpenStream(edgeID("e"), "0", "a"); !ok {
+		t.Error("one that ended makes no room")
 	}
 }
