@@ -105,7 +105,7 @@ func (y *relay) serve(w http.ResponseWriter, r *http.Request, p procedure, next 
 				err = errUnsure
 			}
 		default:
-			end, err = y.there(w, r, p, body, f, address)
+			end, err = y.there(w, r, patience, p, body, f, address)
 		}
 		begun = begun || end == unknown
 		switch {
@@ -130,7 +130,9 @@ func errUnknownOutcome(why error) error {
 // serveStatus answers even if there is no leader: that is when it is asked for most.
 func (y *relay) serveStatus(w http.ResponseWriter, r *http.Request, p procedure, body *replay, next http.Handler, f forwarded) {
 	if address, here := y.leaderNow(); !here && address != "" && !stale(r.Context()) {
-		if end, _ := y.there(w, r, p, body, f, address); end == answered {
+		patience, cancel := context.WithTimeout(r.Context(), holdTime)
+		defer cancel()
+		if end, _ := y.there(w, r, patience, p, body, f, address); end == answered {
 			return
 		}
 	}
@@ -230,8 +232,9 @@ var (
 	errSucceeded  = errors.New("another hub leads now, and the former leader does not answer")
 )
 
-// there passes a call on, and its answer back. The error is why it was not answered.
-func (y *relay) there(w http.ResponseWriter, r *http.Request, p procedure, body *replay, f forwarded, address string) (outcome, error) {
+// there passes a call on, and its answer back. The error is why it was not answered. Once patience has ended, a call that
+// answers once is given up if nobody is known to lead.
+func (y *relay) there(w http.ResponseWriter, r *http.Request, patience context.Context, p procedure, body *replay, f forwarded, address string) (outcome, error) {
 	principal, err := f.encode()
 	if err != nil {
 		y.refuse(w, r, &Error{Reason: ReasonInvalid, Message: err.Error()})
@@ -246,7 +249,7 @@ func (y *relay) there(w http.ResponseWriter, r *http.Request, p procedure, body 
 	late := time.AfterFunc(connectTime, func() { cancel(errNotReached) })
 	defer late.Stop()
 	var watch sync.WaitGroup
-	watch.Go(func() { y.watchLeader(waiting, address, cancel) })
+	watch.Go(func() { y.watchLeader(waiting, patience, p, address, cancel) })
 	defer func() {
 		cancel(nil)
 		watch.Wait()
@@ -278,16 +281,25 @@ func (y *relay) there(w http.ResponseWriter, r *http.Request, p procedure, body 
 const leaderLook = 300 * time.Millisecond
 
 // watchLeader cancels a call when another hub than that at address has been seen to lead twice in a row: one that gave
-// leadership away has answered by then, and one that stands still or is cut off never will. It returns when ctx ends.
-func (y *relay) watchLeader(ctx context.Context, address string, cancel context.CancelCauseFunc) {
-	seen := 0
+// leadership away has answered by then, and one that stands still or is cut off never will; or when patience has ended
+// and nobody leads. It returns when ctx ends.
+func (y *relay) watchLeader(ctx, patience context.Context, p procedure, address string, cancel context.CancelCauseFunc) {
+	succeeded, nobody := 0, 0
 	for pauseAbout(ctx, leaderLook) == nil {
-		if now, here := y.leaderNow(); !here && (now == "" || now == address) {
-			seen = 0
-			continue
+		switch now, here := y.leaderNow(); {
+		case here || now != "" && now != address:
+			succeeded, nobody = succeeded+1, 0
+		case now == "" && p.unary() && patience.Err() != nil:
+			succeeded, nobody = 0, nobody+1
+		default:
+			succeeded, nobody = 0, 0
 		}
-		if seen++; seen == 2 {
+		switch {
+		case succeeded == 2:
 			cancel(errSucceeded)
+			return
+		case nobody == 2:
+			cancel(errNoLeader)
 			return
 		}
 	}

@@ -3,6 +3,7 @@ package rpc
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -353,6 +354,26 @@ func TestAnUnknownOutcomeIsRepeatedWithAKeyOnly(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A leader that stands still takes its connections with it only much later, and nobody may be able to succeed it.
+func TestACallIsNotHeldForALeaderThatIsNoMore(t *testing.T) {
+	hubs := newHubs(t, 3)
+	y := newRelay(hubs[1].hub.core)
+	y.proxy.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+		hubs[0].kill()
+		hubs[2].kill()
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	})
+	p := y.procedures[gwv1connect.FleetServiceListEdgesProcedure]
+	r := httptest.NewRequest("POST", p.path(), strings.NewReader("{}"))
+	patience, cancel := context.WithCancel(t.Context())
+	cancel()
+	end, err := y.there(httptest.NewRecorder(), r, patience, p, &replay{rest: r.Body}, forwarded{}, hubs[0].port.address())
+	if end == answered || !errors.Is(err, errNoLeader) {
+		t.Errorf("%s: %v", end, err)
 	}
 }
 
