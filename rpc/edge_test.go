@@ -120,6 +120,22 @@ func TestFieldsNobodyKnowsAreForgotten(t *testing.T) {
 	}
 }
 
+func TestStreamsOfOneEdgeAreBounded(t *testing.T) {
+	h := newHarness(t)
+	e := h.enroll("default", "e1")
+	for range 8 {
+		e.watch(t, h.caughtUp()).next()
+	}
+	more := e.watch(t, h.caughtUp())
+	if more.stream.Receive() {
+		t.Fatal("a ninth stream is served")
+	}
+	if d := h.refused(more.stream.Err(), connect.CodeResourceExhausted, ReasonOverloaded, "too many streams"); d == nil {
+		t.Error("no detail")
+	}
+	h.enroll("default", "e2").watch(t, h.caughtUp()).next()
+}
+
 func TestEnrollingAgainAfterALostAnswerUsesTheTokenOnce(t *testing.T) {
 	h := newHarness(t)
 	client := h.enroller()

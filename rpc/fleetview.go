@@ -82,6 +82,9 @@ type wanted struct {
 func (k *core) newClassifier(st *state.State) *classifier {
 	c := &classifier{core: k, state: st, now: k.now(), leaderSince: k.fleet.LeaderSince(), interval: k.fleet.Interval(), following: !k.store.Leading(),
 		wanted: map[string]*wanted{}, revocations: map[string]*gwv1.RevocationRecord{}}
+	if leads, _ := k.tenure.get(); !leads && !c.following {
+		c.leaderSince = c.now // its duties are about to begin, and what it knows of the time before is old
+	}
 	for r := range st.Revocations() {
 		c.revocations[r.EdgeId] = r
 	}

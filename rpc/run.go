@@ -45,6 +45,8 @@ func (h *Hub) Run(ctx context.Context) error {
 // lead is the leader's duties; ctx ends with the leadership.
 func (k *core) lead(ctx context.Context) error {
 	ctx = WithPrincipal(ctx, Principal{User: "hub/" + k.store.NodeID()})
+	purged := k.now()
+	k.fleet.SetLeaderSince(purged)
 	k.tenure.set(true)
 	var wg sync.WaitGroup
 	defer k.fleet.Resign()
@@ -55,8 +57,6 @@ func (k *core) lead(ctx context.Context) error {
 	wg.Go(func() { k.keepRoom(ctx) })
 	ticks, stop := k.ticker(dutyInterval)
 	defer stop()
-	purged := k.now()
-	k.fleet.SetLeaderSince(purged)
 	for {
 		select {
 		case <-ctx.Done():
@@ -84,7 +84,6 @@ func (k *core) recordEdges(ctx context.Context) error {
 			return nil
 		}
 		st, err := k.read(ctx)
-		var changed []*gwv1.EdgeRecord
 		if err == nil {
 			err = k.recordChanged(ctx, k.changedEdges(st, heard))
 		}
@@ -117,11 +116,11 @@ func (k *core) recordChanged(ctx context.Context, changed []*gwv1.EdgeRecord) er
 // changedEdges merges what was heard into the registry's records and leaves out what says nothing new, and what the
 // registry would not take: a whole batch would be refused for it.
 func (k *core) changedEdges(st *state.State, heard []*gwv1.EdgeRecord) (changed []*gwv1.EdgeRecord) {
+	for _, h := range heard {
 		if p := state.EdgeProblem(h); p != "" {
 			k.log.Warn("what an edge said of itself can't be recorded", "edge", h.Id, "problem", p)
 			continue
 		}
-	for _, h := range heard {
 		was, ok := st.Edge(h.Id)
 		if !ok {
 			h.FirstSeen = k.now().UnixNano()

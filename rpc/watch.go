@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"connectrpc.com/connect"
@@ -12,6 +13,9 @@ import (
 	"gw/raftstore/state"
 	"gw/rpc/gwv1"
 )
+
+// tooManyStreams is when an edge that has too many streams may ask for one again: those that broke are found by then.
+const tooManyStreams = 10 * time.Second
 
 // changesPerMessage bounds a message of access changes to some hundred KiB.
 const changesPerMessage = 5000
@@ -101,7 +105,11 @@ func (s *EdgeServer) openWatch(ctx context.Context, r *gwv1.WatchRequest, stream
 	if err := refuseRevoked(st, who); err != nil {
 		return nil, err
 	}
-	w.gone, release = s.fleet.OpenStream(who.Edge, r.SessionId, who.address)
+	var ok bool
+	if w.gone, release, ok = s.fleet.OpenStream(who.Edge, r.SessionId, who.address); !ok {
+		return nil, &Error{Reason: ReasonOverloaded, RetryAfter: tooManyStreams, Message: fmt.Sprintf(
+			"edge %s has too many streams open: processes that share its ID, or streams that broke and have not been found to be", who.ID)}
+	}
 	w.closing = append(w.closing, release)
 	return w, w.begin(st, r)
 }
@@ -207,7 +215,7 @@ func (w *watch) tell(st *state.State, tick bool) error {
 	if waits {
 		target = nil // rather than one that the edge may know to be an old one
 	} else {
-		w.target, w.mayLoad = target, false
+		w.target, w.mayLoad, w.loading = target, false, nil
 	}
 	w.retry = retry
 	t := &gwv1.Tick{ClusterId: c.ClusterId, Epoch: c.Epoch, AccessVersion: c.AccessVersion, Target: target, Retry: retry}

@@ -3,6 +3,7 @@ package fleet
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,8 @@ const (
 	beatsPerSecond = 500
 	// maxSessions bounds what one edge ID can make the leader remember; two show a conflict.
 	maxSessions = 4
+	// maxStreams is two for each of them: while a certificate is renewed, or one that broke has not been found to be.
+	maxStreams = 2 * maxSessions
 )
 
 // Config is what a Fleet needs.
@@ -54,6 +57,7 @@ type edge struct {
 	reported  registered    // what the last heartbeat gave for the registry
 	heard     []Heard       // the newest maxHeard, oldest first
 	doubled   bool          // a second live process was told of in heard
+	streams   int           // open, those of processes that are forgotten too
 }
 
 // session is one process as it was heard.
@@ -132,11 +136,14 @@ func New(c Config) *Fleet {
 }
 
 // SetLeaderSince says when this hub became the leader, which begins the grace period in which nobody unheard is shown
-// as lost.
+// as lost. A heartbeat that was being taken in while this hub last resigned is forgotten.
 func (f *Fleet) SetLeaderSince(t time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.leaderSince = t
+	maps.DeleteFunc(f.edges, func(_ string, e *edge) bool {
+		return e.streams == 0 && t.Sub(e.shown().lastSign()) >= streamGrace
+	})
 	f.bumpLocked()
 }
 
@@ -194,12 +201,16 @@ func registryPart(r *gwv1.HeartbeatRequest, c Certificate) registered {
 }
 
 // OpenStream notes that a process has opened its watch stream. The stream must end when gone is closed, and call release
-// once when it has ended.
-func (f *Fleet) OpenStream(who identity.Edge, sessionID, address string) (gone <-chan struct{}, release func()) {
+// once when it has ended. ok is false if so many streams of the edge are open that this one must not be.
+func (f *Fleet) OpenStream(who identity.Edge, sessionID, address string) (gone <-chan struct{}, release func(), ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
 	e := f.edgeLocked(who)
+	if e.streams >= maxStreams {
+		return nil, nil, false
+	}
+	e.streams++
 	s := e.session(sessionID, now, f.interval)
 	e.noteStream(s, now, address)
 	s.streams++
@@ -208,12 +219,13 @@ func (f *Fleet) OpenStream(who identity.Edge, sessionID, address string) (gone <
 		s.address = address
 	}
 	f.bumpLocked()
-	return e.gone, sync.OnceFunc(func() { f.closeStream(e, s) })
+	return e.gone, sync.OnceFunc(func() { f.closeStream(e, s) }), true
 }
 
 func (f *Fleet) closeStream(e *edge, s *session) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	e.streams--
 	s.streams--
 	s.streamSince = f.now()
 	if s.streams == 0 && !s.goodbye {

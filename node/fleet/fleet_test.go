@@ -273,6 +273,19 @@ func TestElapseTellsWhenTimeAloneChangesAState(t *testing.T) {
 	}
 }
 
+// A heartbeat that was on its way while this hub resigned is of the term before.
+func TestWhatWasHeardWhileResigningIsForgottenByTheNextTerm(t *testing.T) {
+	f, c := newFleet()
+	f.Resign()
+	f.Beat(edgeID("e"), "a", &gwv1.HeartbeatRequest{SessionId: "s"}, Certificate{})
+	c.advance(3 * time.Hour)
+	f.Beat(edgeID("new"), "a", &gwv1.HeartbeatRequest{SessionId: "s"}, Certificate{})
+	f.SetLeaderSince(c.t)
+	if f.Live("e") != nil || f.Live("new") == nil {
+		t.Errorf("remembered: %v", f.All())
+	}
+}
+
 func TestStreamsOfAnEdgeAreBounded(t *testing.T) {
 	f, _ := newFleet()
 	var release func()

@@ -85,9 +85,9 @@ func TestE6_09ALeaderFlapDoesNotMarkEdgesLost(t *testing.T) {
 
 func TestWhatTheLeaderHeardIsTold(t *testing.T) {
 	f, c := newFleet()
-	_, release := f.OpenStream(edgeID("e"), "s", "10.0.0.1:5")
+	_, release, _ := f.OpenStream(edgeID("e"), "s", "10.0.0.1:5")
 	f.Beat(edgeID("e"), "10.0.0.1:5", beat("s", 1), Certificate{})
-	_, second := f.OpenStream(edgeID("e"), "s", "10.0.0.1:5") // the certificate was renewed
+	_, second, _ := f.OpenStream(edgeID("e"), "s", "10.0.0.1:5") // the certificate was renewed
 	release()
 	if got := told(f, "e"); got != "connected" {
 		t.Fatalf("two streams overlapped: told %q", got)
@@ -95,7 +95,7 @@ func TestWhatTheLeaderHeardIsTold(t *testing.T) {
 	c.advance(time.Second)
 	second()
 	c.advance(3 * time.Second)
-	_, third := f.OpenStream(edgeID("e"), "s", "10.0.0.9:5")
+	_, third, _ := f.OpenStream(edgeID("e"), "s", "10.0.0.9:5")
 	for range 130 {
 		c.advance(time.Second)
 		f.Elapse()
@@ -137,7 +137,7 @@ func TestARestartIsNeitherLateNorLost(t *testing.T) {
 func TestOnlyTheNewestIsRemembered(t *testing.T) {
 	f, c := newFleet()
 	for range 50 {
-		_, release := f.OpenStream(edgeID("e"), "s", "a:1")
+		_, release, _ := f.OpenStream(edgeID("e"), "s", "a:1")
 		c.advance(time.Second)
 		release()
 		c.advance(time.Second)

@@ -94,7 +94,7 @@ func TestALeadersMemoryPerEdgeIsSmall(t *testing.T) {
 	for i := range edges {
 		id := edgeID("edge-" + strconv.Itoa(i))
 		for n := range uint64(20) {
-			_, release := f.OpenStream(id, "0123456789abcdef0123456789abcdef", "10.0.0.1:40000")
+			_, release, _ := f.OpenStream(id, "0123456789abcdef0123456789abcdef", "10.0.0.1:40000")
 			r := beat("0123456789abcdef0123456789abcdef", n+1)
 			counts := make([]uint64, latency.Buckets)
 			for j := range counts {
