@@ -83,11 +83,9 @@ func (u *Uplink) validate(ctx context.Context, hash [32]byte) (*gwv1.ValidateTok
 	answer, err := client.ValidateToken(ctx, question)
 	if reasonOf(err) == notLeader {
 		// The stream will be at the leader in a moment. Somebody waits for this answer, so it is passed on.
-		u.mu.Lock()
-		at := u.hubs.current()
-		u.mu.Unlock()
-		answer, err = u.ident.Load().client(route{hub: at, proxy: true}).ValidateToken(ctx, question)
+		answer, err = u.passingOn().ValidateToken(ctx, question)
 	}
+	u.noteEnded(err)
 	if err != nil {
 		return nil, fmt.Errorf("validate token: %w", err)
 	}

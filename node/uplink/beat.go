@@ -31,6 +31,7 @@ func (u *Uplink) beat(ctx context.Context) error {
 		}
 		if err != nil {
 			failed++
+			u.noteEnded(err)
 			wait = min(u.pace.retry.delay(failed, random()), around(interval, random()))
 			if u.noteRevoked(err) {
 				wait = u.pace.revoked.delay(failed, random())

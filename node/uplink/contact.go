@@ -11,6 +11,7 @@ const (
 	probeTimeout    = 500 * time.Millisecond // and while none is
 	circuitTime     = time.Second            // how long "no hub answers" is believed
 	circuitFailures = 3                      // failures in a row that mean it, while a hub is followed
+	refusalTime     = 5 * time.Second        // how long a hub's refusal to answer at all is believed
 )
 
 // contact remembers whether hubs answer questions about tokens, so that requests don't each wait to find out.
@@ -23,9 +24,25 @@ type contact struct {
 	probing      bool       // one question is out to see whether a hub is back
 	offlineSince int64      // the first failure of the row; 0: a hub answered last
 	graced       bool       // an answer was served that a hub should have given again
+	refusedUntil int64      // Unix nanoseconds: a hub has said that it answers nothing; nobody asks before
 }
 
 func (c *contact) down() bool { return c.isDown.Load() }
+
+// refused notes that a hub is there, and that it doesn't answer questions of this edge: every request would ask it again.
+func (c *contact) refused(now int64) {
+	c.answered()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refusedUntil = now + int64(refusalTime)
+}
+
+// isRefused reports whether a hub has said so just now.
+func (c *contact) isRefused(now int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return now < c.refusedUntil && now >= c.refusedUntil-int64(refusalTime)
+}
 
 // admit tells whether a question may be asked now, and how long it may take.
 func (c *contact) admit(now int64, following bool) (time.Duration, bool) {
@@ -64,7 +81,7 @@ func (c *contact) failed(now int64, following bool) {
 func (c *contact) answered() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.failures, c.openUntil, c.probing, c.offlineSince, c.graced = 0, 0, false, 0, false
+	c.failures, c.openUntil, c.probing, c.offlineSince, c.graced, c.refusedUntil = 0, 0, false, 0, false, 0
 	c.isDown.Store(false)
 }
 

@@ -77,8 +77,11 @@ func refusef(format string, args ...any) *ApplyFailure {
 	return &ApplyFailure{Code: CodeVerify, Message: err.Error(), Err: err}
 }
 
-// notLeader is a hub's word for being the wrong one to ask.
-const notLeader = "not_leader"
+// Words of a hub: it is the wrong one to ask; the certificate has ended, and only renews itself.
+const (
+	notLeader         = "not_leader"
+	certificateNeeded = "certificate_needed"
+)
 
 // reasonOf returns the stable word that a hub's error carries, or "".
 func reasonOf(err error) string { return detailOf(err).GetReason() }

@@ -119,6 +119,7 @@ func (u *Uplink) follow(ctx context.Context) error {
 			u.dropConnections()
 		}
 		hub, wait := u.turn(e, &t)
+		u.noteEnded(e.err)
 		if u.noteRevoked(e.err) {
 			t.refused++
 			if wait = u.pace.revoked.delay(t.refused, random()); u.comeBack(ctx) {

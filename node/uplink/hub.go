@@ -205,3 +205,11 @@ func (u *Uplink) client() (gwv1connect.EdgeServiceClient, error) {
 	u.mu.Unlock()
 	return id.client(r), nil
 }
+
+// passingOn returns a client of a hub that is to pass calls on to the leader. The edge has enrolled.
+func (u *Uplink) passingOn() gwv1connect.EdgeServiceClient {
+	u.mu.Lock()
+	at := u.hubs.current()
+	u.mu.Unlock()
+	return u.ident.Load().client(route{hub: at, proxy: true})
+}

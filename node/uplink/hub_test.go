@@ -158,6 +158,7 @@ type edgeKey struct{}
 type peer struct {
 	identity.Edge
 	serial string
+	ends   time.Time
 }
 
 func newFakeHub(t *testing.T) *fakeHub {
@@ -203,7 +204,7 @@ func newFakeHubOn(t *testing.T, ca *identity.CA, listener net.Listener) *fakeHub
 			if len(r.TLS.PeerCertificates) > 0 {
 				leaf := r.TLS.PeerCertificates[0]
 				if edge, err := identity.EdgeOf(leaf); err == nil {
-					r = r.WithContext(context.WithValue(r.Context(), edgeKey{}, peer{edge, leaf.SerialNumber.String()}))
+					r = r.WithContext(context.WithValue(r.Context(), edgeKey{}, peer{edge, leaf.SerialNumber.String(), leaf.NotAfter}))
 				}
 			}
 			h.route(w, r)
@@ -275,6 +276,15 @@ func (h *fakeHub) count(n *int) int {
 }
 
 func peerOf(ctx context.Context) (peer, error) {
+	p, err := anyPeerOf(ctx)
+	if err == nil && time.Now().After(p.ends) {
+		err = refusal(connect.CodeUnauthenticated, certificateNeeded, "the certificate has ended: renew it")
+	}
+	return p, err
+}
+
+// anyPeerOf is peerOf for certificates that may have ended.
+func anyPeerOf(ctx context.Context) (peer, error) {
 	p, ok := ctx.Value(edgeKey{}).(peer)
 	if !ok {
 		return p, connect.NewError(connect.CodeUnauthenticated, errors.New("no client certificate"))
@@ -324,7 +334,7 @@ func (h *fakeHub) Enroll(_ context.Context, r *gwv1.EnrollRequest) (*gwv1.Enroll
 }
 
 func (h *fakeHub) RenewCertificate(ctx context.Context, r *gwv1.RenewCertificateRequest) (*gwv1.RenewCertificateResponse, error) {
-	p, err := peerOf(ctx)
+	p, err := anyPeerOf(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -320,7 +320,11 @@ func (u *Uplink) renew(ctx context.Context) error {
 			wait = u.pace.renew.delay(failed, random())
 		}
 		u.log.Warn("the certificate could not be renewed yet", "expires", id.leaf.NotAfter, "error", err, "retry_in", wait.Round(time.Millisecond))
-		if !sleep(ctx, wait, nil) {
+		early := u.renewNow
+		if told {
+			early = nil
+		}
+		if !sleep(ctx, wait, early) {
 			return nil
 		}
 	}
@@ -339,13 +343,18 @@ func (u *Uplink) renewOnce(ctx context.Context, old *credentials) error {
 	if err != nil {
 		return err
 	}
+	callCtx, cancel := context.WithTimeout(ctx, u.pace.call)
+	defer cancel()
+	question := &gwv1.RenewCertificateRequest{Csr: csr}
 	client, err := u.client()
 	if err != nil {
 		return err
 	}
-	callCtx, cancel := context.WithTimeout(ctx, u.pace.call)
-	defer cancel()
-	answer, err := client.RenewCertificate(callCtx, &gwv1.RenewCertificateRequest{Csr: csr})
+	answer, err := client.RenewCertificate(callCtx, question)
+	if reasonOf(err) == notLeader {
+		// With a certificate that has ended, no stream finds the leader.
+		answer, err = u.passingOn().RenewCertificate(callCtx, question)
+	}
 	if err != nil {
 		return fmt.Errorf("renew certificate: %w", err)
 	}

@@ -25,6 +25,13 @@ func (u *Uplink) noteRevoked(err error) bool {
 	return true
 }
 
+// noteEnded has the certificate renewed soon if a call's error says that it has ended: a hub is there again.
+func (u *Uplink) noteEnded(err error) {
+	if reasonOf(err) == certificateNeeded {
+		wake(u.renewNow)
+	}
+}
+
 // comeBack enrols again if the join token in the settings is another than the one the revoked identity was got with. One
 // that was used before is not: it would undo the revocation.
 func (u *Uplink) comeBack(ctx context.Context) bool {

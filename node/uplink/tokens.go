@@ -358,7 +358,7 @@ func (s *shard[G]) inFlight(hash [32]byte) bool {
 }
 
 // startFlight returns the question under way about a token, or begins one if there is none and a hub may be there.
-// Errors: errNoHub, errBusy.
+// Errors: errNoHub, errBusy, errRefused.
 func (t *Tokens[G]) startFlight(s *shard[G], hash [32]byte) (_ *flight, began bool, _ error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -379,7 +379,11 @@ func (t *Tokens[G]) startFlight(s *shard[G], hash [32]byte) (_ *flight, began bo
 		}
 		return nil, false, errNoHub
 	}
-	timeout, ok := t.contact.admit(t.now().UnixNano(), (*hub).isFollowing())
+	now := t.now().UnixNano()
+	if t.contact.isRefused(now) {
+		return nil, false, errRefused
+	}
+	timeout, ok := t.contact.admit(now, (*hub).isFollowing())
 	if !ok {
 		return nil, false, errNoHub
 	}
@@ -402,8 +406,10 @@ func (t *Tokens[G]) fly(hub validator, s *shard[G], hash [32]byte, f *flight, ti
 	for range 3 {
 		resets, asked := t.resets.Load(), t.now().UnixNano()
 		answer, err := hub.validate(ctx, hash)
-		if err != nil && answered(err) && reasonOf(err) != notLeader {
-			t.contact.answered()
+		reason := reasonOf(err)
+		// A certificate that ended, because no hub was there to renew it, is about to be renewed.
+		if err != nil && answered(err) && reason != notLeader && reason != certificateNeeded {
+			t.contact.refused(t.now().UnixNano())
 			t.log.Warn("a hub refused to validate a token", "error", err)
 			f.err = errRefused
 			break

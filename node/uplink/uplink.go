@@ -158,6 +158,7 @@ type Uplink struct {
 	reopen   chan struct{} // capacity 1: open another stream and leave this one
 	saveNow  chan struct{} // capacity 1: the access version changed
 	drainNow chan struct{} // capacity 1: a hub was just heard
+	renewNow chan struct{} // capacity 1: a hub said that the certificate has ended
 
 	kept     keptBlobs // of a transfer that was cut off; fetch's alone
 	cameBack bool      // enrolling with a new join token was tried; follow's alone
@@ -225,6 +226,7 @@ func New(c Config) (*Uplink, error) {
 		reopen:   make(chan struct{}, 1),
 		saveNow:  make(chan struct{}, 1),
 		drainNow: make(chan struct{}, 1),
+		renewNow: make(chan struct{}, 1),
 		access:   &gwv1.StoredAccess{},
 	}
 	if u.log == nil {
