@@ -67,10 +67,13 @@ func (f *Fleet) Live(edgeID string) *Live {
 
 // All returns what was heard from every edge, by edge ID.
 func (f *Fleet) All() map[string]*Live {
+	// Memory is taken before the lock is: whoever takes this much may have to help the collector first, and every tick of
+	// every edge would wait.
+	n := f.Size()
+	all, room := make(map[string]*Live, n), make([]Live, 0, n+n/8)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
-	all, room := make(map[string]*Live, len(f.edges)), make([]Live, 0, len(f.edges))
 	for id, e := range f.edges {
 		room = append(room, e.live(now))
 		all[id] = &room[len(room)-1]
